@@ -1,0 +1,38 @@
+"""XViT: video recognition at the cost of an image transformer.
+
+The public names below are imported on first use, so that `import xvit` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xvit.config import Config, Mixing, load_config
+    from xvit.errors import VideoReadError, XViTError
+    from xvit.models import XViT, create_model, load_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "xvit.config",
+    "Mixing": "xvit.config",
+    "load_config": "xvit.config",
+    "VideoReadError": "xvit.errors",
+    "XViTError": "xvit.errors",
+    "XViT": "xvit.models",
+    "create_model": "xvit.models",
+    "load_model": "xvit.models",
+}
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - literal names, listed once
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xvit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

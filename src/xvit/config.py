@@ -1,0 +1,337 @@
+"""The whole configuration: frozen models, YAML files, dotted `key=value` overrides.
+
+Every key of a YAML file or an override is a field below; nothing else is accepted. Values are checked once,
+here, after all overrides are in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from xvit.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+def parse_views(views: str) -> tuple[int, int]:
+    """`"3x2"` -> (num_crops, num_clips) = (3, 2). Raises ConfigError."""
+    try:
+        crops, clips = (int(n) for n in views.lower().replace("×", "x").split("x"))
+    except ValueError:
+        crops = clips = 0
+    if crops < 1 or clips < 1:
+        raise ConfigError(f'views must be CROPSxCLIPS, such as "3x2", got {views!r}')
+    return crops, clips
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Mixing:
+    """Which channels of which tensors come from which neighbouring frames (paper, Eq. 8 and 9).
+
+    window:   t_w, the reach in frames to either side; 0 is spatial-only attention.
+    fraction: ρ, the share of channels taken from neighbours, half from later frames and half from earlier.
+    layout:   "heads" counts channels over the concatenated heads, so whole heads move (the released code and
+              weights); "channels" takes the share from every head (Eq. 9).
+    mixed:    what is mixed: any of "input", "query", "key", "value".
+    group:    frames mix only within consecutive groups of this many; None is the whole clip. T must be a
+              multiple of it.
+    blocks:   the blocks that mix, or their numbers from 0.
+    causal:   take channels from earlier frames only.
+    gate:     "fixed" moves the channels (the paper); "learned" adds g ⊙ (mixed − own) with g initially 0.
+    """
+
+    window: Annotated[int, Field(ge=0, le=2)] = 1
+    fraction: Share = 0.5
+    layout: Literal["heads", "channels"] = "heads"
+    mixed: tuple[Literal["input", "query", "key", "value"], ...] = ("key", "value")
+    group: Positive | None = None
+    blocks: Literal["all", "first_half", "second_half", "every_other"] | tuple[int, ...] = "all"
+    causal: bool = False
+    gate: Literal["fixed", "learned"] = "fixed"
+
+
+class ModelConfig(_Section):
+    """What is built; the number of classes comes from the data, frames and size from `data`.
+
+    name:               one of xvit.list_models() or any timm ViT.
+    backbone_args:      overrides for timm.create_model (depth, embed_dim, num_heads, patch_size, …).
+    backbone_weights:   a file of image weights, "timm" for those of the name, None for random ones.
+    attention:          "mixing" is XViT; the others are the schemes it is compared with.
+    temporal_embedding: rows 0, 1, … of a learned table: "tile" repeats them past its length (released code),
+                        "interpolate" stretches them, "none" adds nothing.
+    temporal_length:    rows of that table; None is the number of frames.
+    spatial_resize:     how spatial positions are fitted to other sizes: "timm", or "released" (no antialias).
+    head:               "temporal" is a transformer over frame features, "mean" their mean.
+    head_positions:     learned temporal positions at the temporal head's input.
+    head_init:          "timm", or "mean": the head starts exactly as the mean of the frame features.
+    """
+
+    name: str = "xvit_base_patch16"
+    backbone_args: dict[str, Any] = {}
+    backbone_weights: str | None = None
+    attention: Literal["mixing", "spatial", "divided", "joint"] = "mixing"
+    mixing: Mixing = Mixing()
+    summary_token: bool = False
+    temporal_embedding: Literal["tile", "interpolate", "none"] = "tile"
+    temporal_length: Positive | None = None
+    spatial_resize: Literal["timm", "released"] = "timm"
+    head: Literal["temporal", "mean"] = "temporal"
+    head_depth: Annotated[int, Field(ge=1, le=3)] = 1
+    head_num_heads: Positive | None = None
+    head_positions: bool = False
+    head_init: Literal["timm", "mean"] = "timm"
+    dropout: Share = 0.0
+    drop_path: Share = 0.0
+
+
+class ClipConfig(_Section):
+    """How a video becomes the model's input; travels with the weights.
+
+    num_frames:   T.
+    size:         side of the square crop in pixels.
+    sampling:     "segment" takes one frame of each of T equal parts of the video; "dense" takes frames
+                  `frame_stride` apart.
+    frame_stride: in frames of a video at `target_fps`, or of the video's own rate where that is None.
+    clip_position: where test clips lie: "spread" centres one clip and spreads several to both ends;
+                  "released" places them as the authors' code does.
+    """
+
+    num_frames: Positive = 8
+    size: Positive = 224
+    sampling: Literal["segment", "dense"] = "segment"
+    frame_stride: Positive = 1
+    target_fps: Annotated[float, Field(gt=0)] | None = None
+    clip_position: Literal["spread", "released"] = "spread"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+class AugmentConfig(_Section):
+    """What training does to a clip; one draw serves all its frames.
+
+    crop:        "random_resized" (scale and ratio ranges), "multi_scale" (the released Kinetics recipe),
+                 "jitter" (random short side, then a random crop: the released SSv2 recipe), "none".
+    auto:        "autoaugment" (policy v0), "randaugment", or "none".
+    flip_prob:   horizontal flip; `flip_labels` names the classes that swap with it.
+    erase_prob:  one box a clip, filled with zeros after normalising.
+    """
+
+    crop: Literal["random_resized", "multi_scale", "jitter", "none"] = "random_resized"
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    jitter_sides: tuple[Positive, Positive] = (256, 320)
+    auto: Literal["none", "autoaugment", "randaugment"] = "none"
+    randaugment_ops: Positive = 2
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    color_jitter: NonNegative = 0.0
+    flip_prob: Share = 0.5
+    flip_labels: dict[str, str] = {}
+    erase_prob: Share = 0.0
+
+
+class DataConfig(ClipConfig):
+    """Where the videos are and how they are read; the fields of ClipConfig are keys here too."""
+
+    root: str | None = None
+    format: str = "auto"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    num_workers: Annotated[int, Field(ge=0)] = 2
+    on_error: Literal["raise", "skip"] = "raise"
+    augment: AugmentConfig = AugmentConfig()
+
+
+class TrainConfig(_Section):
+    """The optimisation. `batch_size` is the global batch, over all processes."""
+
+    epochs: Positive = 30
+    max_steps: Positive | None = None
+    batch_size: Positive = 16
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: NonNegative = 0.05
+    momentum: Share = 0.9
+    warmup_epochs: NonNegative = 1.0
+    warmup_start_lr: NonNegative = 0.0
+    end_lr: NonNegative = 0.0
+    label_smoothing: Share = 0.0
+    mixup_alpha: NonNegative = 0.0
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    eval_every: Positive = 1
+
+
+class EvalConfig(_Section):
+    """How videos are scored: `views` is crops×clips, as the published tables write it."""
+
+    views: str = "1x1"
+    batch_size: Positive = 16
+    combine: Literal["probabilities", "logits"] = "probabilities"
+
+    @model_validator(mode="after")
+    def _check_views(self) -> EvalConfig:
+        parse_views(self.views)
+        return self
+
+
+class Config(_Section):
+    """Everything a run depends on."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    output: str = "runs/xvit"
+    seed: int = 0
+    device: str = "auto"
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file (or the defaults), apply `key=value` overrides, validate the result.
+
+    `path` is a file, or the name of one that ships with the package ("configs/demo/small.yaml",
+    "demo/small"). Raises ConfigError naming the file or the key.
+    """
+    values = read_yaml(path) if path is not None else {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"an override is written key=value, got {item!r}")
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            value = text  # a plain string that happens to hold YAML's punctuation
+        _set(values, key.split("."), value, key)
+    return make_config(values)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """A validated Config from nested mappings. Raises ConfigError naming the first wrong key and its value."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as err:
+        raise ConfigError(_explain(err)) from err
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The nested mapping in a YAML file. Raises ConfigError."""
+    file = _find(path)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf8"))
+    except yaml.MarkedYAMLError as err:
+        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
+        raise ConfigError(f"{file}{line}: not YAML: {err.problem}") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{file}: not YAML text") from err
+    except OSError as err:
+        raise ConfigError(f"{file}: {err.strerror}") from err
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected keys such as `model:` and `data:` at the top")
+    return values
+
+
+def write_yaml(config: Config, path: str | Path) -> None:
+    """Write a configuration so that `load_config(path)` gives it back."""
+    Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf8")
+
+
+def _find(path: str | Path) -> Path:
+    file = Path(path)
+    if file.exists():
+        return file
+    packaged = str(path).removeprefix("configs/").removesuffix(".yaml") + ".yaml"
+    for root in (resources.files("xvit") / "configs", Path(__file__).parents[2] / "configs"):
+        candidate = Path(str(root)) / packaged
+        if candidate.exists():
+            return candidate
+    raise ConfigError(f"{path}: no such configuration file")
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any, full: str) -> None:
+    *parents, last = keys
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{full}: {parent} is a value, not a section")
+    values[last] = value
+
+
+def _explain(err: ValidationError) -> str:
+    """The first problem of a validation, as one line in the user's words."""
+    problem = err.errors()[0]
+    # Union members ("tuple[int, ...]") appear in the location; keys are what the user can find again.
+    known = {name for section in _sections(Config) for name in _field_types(section)}
+    location = [str(part) for part in problem["loc"] if isinstance(part, int) or str(part) in known]
+    key = ".".join(location)
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        key = ".".join(str(part) for part in problem["loc"])
+        return f"unknown key {key}{_nearest(key)}"
+    value = problem["input"]
+    bound = problem.get("ctx", {})
+    match problem["type"]:
+        case "greater_than" if bound["gt"] == 0:
+            return f"{key} must be positive, got {value}"
+        case "greater_than_equal":
+            return f"{key} must be at least {bound['ge']}, got {value}"
+        case "less_than_equal":
+            return f"{key} must be at most {bound['le']}, got {value}"
+        case "literal_error":
+            return f"{key} must be {bound['expected']}, got {value!r}"
+        case "model_type" | "dict_type" | "dataclass_type":
+            return f"{key} is a section with keys of its own, got {value!r}"
+    text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{key}: {text}, got {value!r}" if key else text
+
+
+def _nearest(key: str) -> str:
+    names = _all_keys(Config)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    if not near:  # the right word in the wrong section
+        near = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _field_types(section: type) -> dict[str, Any]:
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    return typing.get_type_hints(section)
+
+
+def _sections(section: type) -> list[type]:
+    inner = [t for t in _field_types(section).values() if _is_section(t)]
+    return [section, *(s for t in inner for s in _sections(t))]
+
+
+def _all_keys(section: type, prefix: str = "") -> list[str]:
+    keys = []
+    for name, annotation in _field_types(section).items():
+        keys.append(prefix + name)
+        if _is_section(annotation):
+            keys += _all_keys(annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _is_section(annotation: Any) -> bool:
+    if isinstance(annotation, types.UnionType) or not isinstance(annotation, type):
+        return False
+    return annotation is Mixing or issubclass(annotation, BaseModel)
