@@ -25,7 +25,17 @@ _HOMES = {
     "create_model": "xvit.models",
     "load_model": "xvit.models",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - literal names, listed once
+__all__ = [
+    "Config",
+    "Mixing",
+    "VideoReadError",
+    "XViT",
+    "XViTError",
+    "__version__",
+    "create_model",
+    "load_config",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -224,7 +224,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 
 def make_config(values: Mapping[str, Any]) -> Config:
-    """A validated Config from nested mappings. Raises ConfigError naming the first wrong key and its value."""
+    """A validated Config from nested mappings. Raises ConfigError naming the first wrong key."""
     try:
         return Config.model_validate(values)
     except ValidationError as err:
