@@ -1,0 +1,99 @@
+"""`xvit …`: a command is a function. Heavy imports stay inside them, so that --help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xvit.errors import XViTError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="XViT: video recognition at the cost of an image transformer.",
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
+Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False) -> None:
+    """XViT: video recognition at the cost of an image transformer."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="folder to write")] = Path("xvit-demo"),
+    seed: Annotated[int, typer.Option(help="of the videos and the weights")] = 0,
+) -> None:
+    """Learn motion that a single frame cannot show, in minutes on a CPU; writes report.html."""
+    from xvit.demo import run_demo
+
+    run_demo(output, seed=seed)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="a YAML file, or one of the package's, such as demo/small")],
+    overrides: Overrides = None,
+) -> None:
+    """Train a model: xvit train CONFIG data.root=FOLDER output=runs/mine."""
+    from xvit.config import load_config
+
+    settings = load_config(config, overrides or ())
+    from xvit.engine.train import train as train_model
+
+    folder = train_model(settings)
+    typer.echo(f"saved {folder}; next: xvit eval {folder} --views 3x1")
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a run folder or a weight file")],
+    data: Annotated[str | None, typer.Option(help="folder of videos; default: the run's own")] = None,
+    views: Views = "1x1",
+    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    output: Annotated[Path | None, typer.Option(help="folder to write; default: RUN/eval")] = None,
+) -> None:
+    """Score a labelled split over several views."""
+    from xvit.engine.evaluate import evaluate_run
+
+    evaluation, folder = evaluate_run(model, data=data, views=views, split=split, output=output)
+    typer.echo(evaluation.table())
+    typer.echo(f"saved {folder}")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="a run folder or a weight file")],
+    videos: Annotated[list[str], typer.Argument(help="video files")],
+    top_k: Annotated[int, typer.Option(help="classes to show")] = 5,
+    views: Views = "1x1",
+) -> None:
+    """What happens in a video: its best classes and their scores."""
+    from xvit.predict import Predictor
+
+    predictor = Predictor.load(model)
+    for video in videos:
+        typer.echo(video)
+        for entry in predictor(video, top_k=top_k, views=views):
+            typer.echo(f"  {entry['score']:.3f}  {entry['label']}")
+
+
+def main() -> None:
+    """Entry point: the user's mistakes give one line and exit code 2, `--debug` anywhere a traceback."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments, prog_name="xvit")
+    except XViTError as err:
+        if debug:
+            raise
+        print(f"xvit: {' '.join(str(err).split())}", file=sys.stderr)
+        sys.exit(2)
