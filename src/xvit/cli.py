@@ -23,7 +23,9 @@ Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as
 
 
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
     """XViT: video recognition at the cost of an image transformer."""
 
 

@@ -29,7 +29,9 @@ class Predictor:
         """From a run folder or a weight file. Raises WeightsError."""
         return cls(load_model(path), device)
 
-    def __call__(self, path: str | Path, *, top_k: int = 5, views: str = "1x1") -> list[dict[str, str | float]]:
+    def __call__(
+        self, path: str | Path, *, top_k: int = 5, views: str = "1x1"
+    ) -> list[dict[str, str | float]]:
         """The `top_k` classes of a video file, best first, as {"label", "score"}.
 
         `views` is crops×clips; scores are the mean softmax over views. Raises VideoReadError.

@@ -1,4 +1,4 @@
-"""What the loop optimises and how: parameter groups, schedule, mixup, losses. All of it pure but the groups."""
+"""What the loop optimises and how: parameter groups, schedule, mixup, losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ def draw_mixup(batch_size: int, alpha: float, generator: torch.Generator) -> Mix
 
 
 def classification_loss(
-    logits: Tensor, labels: Tensor, num_classes: tuple[int, ...], *, label_smoothing: float = 0.0, mixup: Mixup | None = None
+    logits: Tensor,
+    labels: Tensor,
+    num_classes: tuple[int, ...],
+    *,
+    label_smoothing: float = 0.0,
+    mixup: Mixup | None = None,
 ) -> Tensor:
     """Cross entropy, summed over tasks.
 
@@ -50,7 +55,7 @@ def classification_loss(
 
 
 def learning_rate(epoch: float, config: TrainConfig) -> float:
-    """The rate at a fractional epoch: linear warm-up to the cosine's value where warm-up ends, then the cosine.
+    """The rate at a fractional epoch: linear warm-up to where the cosine then is, then the cosine.
 
     As in the released code, the cosine counts from epoch 0, so warm-up meets it slightly below `lr`.
     """
@@ -66,18 +71,23 @@ def _cosine(epoch: float, config: TrainConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (no decay on biases, norms and what the model names) or the paper's SGD (no decay on head biases)."""
+    """AdamW or the paper's SGD, each with the parameters it does not decay."""
     decayed, plain = [], []
     skip = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if config.optimizer == "sgd":  # the released recipe, see FACTS of the configs: all but the head's biases
+        if (
+            config.optimizer == "sgd"
+        ):  # the released recipe, see FACTS of the configs: all but the head's biases
             exempt = name.startswith("head.") and name.endswith(".bias")
         else:
             exempt = parameter.ndim <= 1 or name in skip
         (plain if exempt else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))

@@ -74,7 +74,11 @@ class ProgressLine:
     def _line(self) -> None:
         if not self.quiet:
             elapsed = time.monotonic() - self.started
-            print(f"{self.title} {self.done}/{self.total}  {self.values}  {elapsed:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{self.title} {self.done}/{self.total}  {self.values}  {elapsed:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def __enter__(self) -> ProgressLine:
         self._bar.start()

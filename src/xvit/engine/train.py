@@ -19,14 +19,14 @@ from xvit.engine.evaluate import evaluate
 from xvit.engine.optim import classification_loss, draw_mixup, learning_rate, make_optimizer
 from xvit.engine.runlog import ProgressLine, RunLog
 from xvit.errors import ConfigError, DatasetError
-from xvit.models import XViT, build_model, save_model
+from xvit.models import build_model, save_model
 
 
 def train(config: Config, *, quiet: bool = False) -> Path:
     """Train as configured and return the run folder.
 
-    The folder holds `config.yaml`, `model.safetensors` + `config.json` (class names included), `log.jsonl` and
-    `metrics.json`. SIGINT or SIGTERM ends the run after the current step with all of these written.
+    The folder holds `config.yaml`, `model.safetensors` + `config.json` (with class names),
+    `log.jsonl` and `metrics.json`. SIGINT or SIGTERM ends the run after the current step with all of these written.
     Raises ConfigError or DatasetError before anything is trained.
     """
     accelerator = make_accelerator(config)
@@ -37,7 +37,9 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     write_yaml(config, folder / "config.yaml")
     log = RunLog(folder)
 
-    model = build_model(config.model, num_classes=train_list.num_classes, clip=config.data, classes=train_list.classes)
+    model = build_model(
+        config.model, num_classes=train_list.num_classes, clip=config.data, classes=train_list.classes
+    )
     dataset = VideoDataset(
         train_list, config.data, augment=config.data.augment, seed=config.seed, on_error=config.data.on_error
     )
@@ -51,7 +53,9 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     steps = config.train.epochs * len(loader)
     if config.train.max_steps is not None:
         steps = min(steps, config.train.max_steps)
-    log.write("start", videos=len(dataset), steps=steps, parameters=sum(p.numel() for p in model.parameters()))
+    log.write(
+        "start", videos=len(dataset), steps=steps, parameters=sum(p.numel() for p in model.parameters())
+    )
     step, started, metrics = 0, time.monotonic(), {}
     with StopSignal() as stop, ProgressLine("train", steps, quiet=quiet) as bar:
         for epoch in range(config.train.epochs):
@@ -120,9 +124,13 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
     return train_list, val_list
 
 
-def validate(network: torch.nn.Module, manifest: Manifest, config: Config, accelerator: Accelerator) -> dict[str, Any]:
+def validate(
+    network: torch.nn.Module, manifest: Manifest, config: Config, accelerator: Accelerator
+) -> dict[str, Any]:
     """Accuracy over the configured views of the val list."""
-    dataset = VideoDataset(manifest, config.data, views=parse_views(config.eval.views), on_error=config.data.on_error)
+    dataset = VideoDataset(
+        manifest, config.data, views=parse_views(config.eval.views), on_error=config.data.on_error
+    )
     loader = make_loader(
         dataset, batch_size=config.eval.batch_size, shuffle=False, num_workers=config.data.num_workers
     )
@@ -136,7 +144,7 @@ def seed_step(seed: int, step: int) -> torch.Generator:
 
 
 class StopSignal:
-    """Turns SIGINT and SIGTERM into `requested`, so that a step is finished and the run saved; twice interrupts."""
+    """Turns SIGINT and SIGTERM into `requested`, so that the step is finished; the second one interrupts."""
 
     def __init__(self) -> None:
         self.requested = False

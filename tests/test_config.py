@@ -1,0 +1,69 @@
+"""The configuration says what is wrong with it in the user's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xvit.config import Config, load_config, parse_views, write_yaml
+from xvit.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.num_frames=0", "data.num_frames must be positive, got 0"),
+        ("data.num_framse=8", "unknown key data.num_framse; did you mean data.num_frames?"),
+        ("num_frames=8", "unknown key num_frames; did you mean data.num_frames?"),
+        ("model.mixing.windw=1", "unknown key model.mixing.windw; did you mean model.mixing.window?"),
+        ("model.mixing.window=3", "model.mixing.window must be at most 2, got 3"),
+        (
+            "train.lr=fast",
+            "train.lr: should be a valid number, unable to parse string as a number, got 'fast'",
+        ),
+        ("model.head=avg", "model.head must be 'temporal' or 'mean', got 'avg'"),
+        ("model=3", "model is a section with keys of its own, got 3"),
+        ("output", "an override is written key=value, got 'output'"),
+        ("eval.views=3y", "views must be CROPSxCLIPS, such as \"3x2\", got '3y'"),
+    ],
+)
+def test_wrong_values_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as err:
+        load_config(None, [override])
+    assert str(err.value) == message
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    config = load_config(
+        None, ["train.lr=1e-5", "model.mixing.blocks=[0, 2]", "data.root=/videos, all", "output=a=b"]
+    )
+    assert config.train.lr == 1e-5
+    assert config.model.mixing.blocks == (0, 2)
+    assert config.data.root == "/videos, all"
+    assert config.output == "a=b"
+
+
+def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
+    config = load_config(None, ["data.num_frames=4", "model.mixing.group=2"])
+    write_yaml(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_yaml_errors_name_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("data:\n  root: [1,\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:\d+: not YAML"):
+        load_config(file)
+    with pytest.raises(ConfigError, match=r"missing\.yaml: no such configuration file"):
+        load_config(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml")), ids=str)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    assert isinstance(load_config(path), Config)
+
+
+def test_views() -> None:
+    assert parse_views("3x2") == (3, 2)
+    assert parse_views("3×1") == (3, 1)
