@@ -44,7 +44,7 @@ def panel(scheme: str, title: str, cost: str, top: float) -> str:
         f'<text x="0" y="{top + 42}" font-size="12" fill="{INK}">{cost}</text>',
     ]
     for frame in range(FRAMES):
-        left = 250 + frame * (SIDE * CELL + GAP)
+        left = 276 + frame * (SIDE * CELL + GAP)
         for row in range(SIDE):
             for column in range(SIDE):
                 colours = patch_colours(scheme, frame, row, column)
@@ -56,11 +56,11 @@ def main() -> None:
     """Write the picture."""
     panels = [
         panel("joint", "Joint space-time", "every patch of every frame: O(T²·S²)", 30),
-        panel("divided", "Divided space-time", "its frame, then its place in time: O(T·S² + T²·S)", 110),
+        panel("divided", "Divided space-time", "its frame and its place: O(T·S² + T²·S)", 110),
         panel("mixing", "Space-time mixing (XViT)", "its frame, with lent channels: O(T·S²)", 190),
     ]
     axis = "".join(
-        f'<text x="{250 + frame * (SIDE * CELL + GAP) + SIDE * CELL / 2}" y="18" font-size="12" fill="{INK}" '
+        f'<text x="{276 + frame * (SIDE * CELL + GAP) + SIDE * CELL / 2}" y="18" font-size="12" fill="{INK}" '
         f'text-anchor="middle">{label}</text>'
         for frame, label in enumerate(["t−2", "t−1", "t", "t+1", "t+2"])
     )
@@ -70,7 +70,7 @@ def main() -> None:
         f'<text x="{i * 118 + 17}" y="272" font-size="12" fill="{INK}">{name}</text>'
         for i, (colour, name) in enumerate(names.items())
     )
-    width = 250 + FRAMES * (SIDE * CELL + GAP)
+    width = 276 + FRAMES * (SIDE * CELL + GAP)
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -4 {width + 8} 288" width="{width + 8}" '
         'font-family="system-ui, sans-serif" role="img" '

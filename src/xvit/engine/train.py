@@ -26,7 +26,8 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     """Train as configured and return the run folder.
 
     The folder holds `config.yaml`, `model.safetensors` + `config.json` (with class names),
-    `log.jsonl` and `metrics.json`. SIGINT or SIGTERM ends the run after the current step with all of these written.
+    `log.jsonl` and `metrics.json`. SIGINT or SIGTERM ends the run after the current step
+    with all of these written.
     Raises ConfigError or DatasetError before anything is trained.
     """
     accelerator = make_accelerator(config)
