@@ -1,0 +1,170 @@
+"""Measures of a set of scores: pure functions over numpy arrays.
+
+Throughout, `scores` is (N, K) float, one row a video; `labels` is (N,) int64; `correct` is (N,) bool.
+Accuracies are shares between 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.integer]
+
+
+class Interval(NamedTuple):
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Calibration(NamedTuple):
+    """Confidence against accuracy, in equally wide bins of confidence from 0 to 1.
+
+    `ece` is the expected calibration error: the gap between the two, averaged over videos. The arrays have
+    one entry a bin; `confidence` and `accuracy` are nan where `videos` is 0.
+    """
+
+    ece: float
+    videos: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """Probabilities over the last axis, in float64."""
+    shifted = np.asarray(logits, np.float64)
+    shifted = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def label_ranks(scores: Floats, labels: Ints) -> NDArray[np.int64]:
+    """How many classes stand before the true one: (N,) with 0 for the leader.
+
+    Equal scores count in order of class, as `argmax` does, so a model that scores everything alike gets what
+    guessing class 0 gets. A true class scored nan comes last, so a diverged model is never right.
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    earlier = np.arange(scores.shape[1])[None] < labels[:, None]
+    ranks = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    return np.where(np.isnan(own[:, 0]), scores.shape[1], ranks)
+
+
+def top_k_accuracy(scores: Floats, labels: Ints, k: int = 1) -> float:
+    """Share of videos whose true class is among the k highest; nan without videos."""
+    return float((label_ranks(scores, labels) < k).mean()) if len(labels) else float("nan")
+
+
+def confusion_matrix(labels: Ints, predicted: Ints, num_classes: int) -> NDArray[np.int64]:
+    """(K, K) counts: rows are the true classes, columns the predicted ones."""
+    flat = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def class_accuracy(correct: NDArray[np.bool_], labels: Ints, num_classes: int) -> NDArray[np.float64]:
+    """(K,) accuracy within each true class; nan for classes without videos."""
+    count = np.bincount(labels, minlength=num_classes)
+    right = np.bincount(labels, weights=correct, minlength=num_classes)
+    return np.divide(right, count, out=np.full(num_classes, np.nan), where=count > 0)
+
+
+def mean_class_accuracy(correct: NDArray[np.bool_], labels: Ints) -> float:
+    """Accuracy averaged over the classes that have videos; nan without videos."""
+    if not len(labels):
+        return float("nan")
+    per_class = class_accuracy(correct, labels, int(labels.max()) + 1)
+    return float(per_class[~np.isnan(per_class)].mean())
+
+
+def most_confused(confusion: Ints, limit: int = 10) -> list[tuple[int, int, int]]:
+    """The largest mistakes: (true class, predicted class, videos), largest first."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    pairs = [tuple(map(int, np.unravel_index(i, wrong.shape))) for i in order]
+    return [(true, other, int(wrong[true, other])) for true, other in pairs if wrong[true, other]]
+
+
+def calibration(probabilities: Floats, labels: Ints, bins: int = 15) -> Calibration:
+    """How far the leader's probability is to be believed. `probabilities` is (N, K), rows summing to 1."""
+    leader = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(which, minlength=bins)
+    empty = np.full(bins, np.nan)
+    mean_confidence = np.divide(
+        np.bincount(which, weights=confidence, minlength=bins), count, out=empty.copy(), where=count > 0
+    )
+    accuracy = np.divide(
+        np.bincount(which, weights=leader == labels, minlength=bins), count, out=empty, where=count > 0
+    )
+    gap = np.nansum(np.abs(mean_confidence - accuracy) * count)
+    return Calibration(float(gap / max(len(labels), 1)), count, mean_confidence, accuracy)
+
+
+def average_precision(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area under precision against recall for one class, no interpolation; nan without positives.
+
+    Videos with equal scores enter together, so their order does not matter.
+    """
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(positive[order])
+    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    hits, seen = hits[last_of_tie], (np.flatnonzero(last_of_tie) + 1)
+    return float((np.diff(hits, prepend=0) * hits / seen).sum() / positive.sum())
+
+
+def mean_average_precision(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Average precision over the classes that have positives. `positive` is (N, K): videos may have many."""
+    each = [average_precision(scores[:, k], positive[:, k]) for k in range(scores.shape[1])]
+    return float(np.nanmean(each)) if positive.any() else float("nan")
+
+
+def pair_ranks(
+    first: Floats, second: Floats, first_labels: Ints, second_labels: Ints, *, chunk: int = 256
+) -> NDArray[np.int64]:
+    """(N,) ranks of the true (verb, noun) among all pairs, scored by their probabilities' product."""
+    ranks = []
+    for start in range(0, len(first), chunk):
+        part = slice(start, start + chunk)
+        pairs = np.asarray(first[part, :, None] * second[part, None, :])
+        labels = first_labels[part] * second.shape[1] + second_labels[part]
+        ranks.append(label_ranks(pairs.reshape(len(pairs), -1), labels))
+    return np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float],
+    num_videos: int,
+    *,
+    groups: Ints | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """A statistic of a set of videos with its 95 % percentile bootstrap interval.
+
+    `statistic` takes video numbers (with repeats). Videos are drawn anew, or whole groups of them where
+    `groups` (N,) numbers the recordings from 0: clips of one recording are not independent.
+    """
+    everything = np.arange(num_videos)
+    value = float(statistic(everything))
+    if num_videos == 0:
+        return Interval(value, value, value)
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        draws = (rng.integers(num_videos, size=num_videos) for _ in range(samples))
+    else:
+        order = np.argsort(groups, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+        picks = (rng.integers(len(members), size=len(members)) for _ in range(samples))
+        draws = (np.concatenate([members[g] for g in pick]) for pick in picks)
+    low, high = np.nanquantile([statistic(draw) for draw in draws], [0.025, 0.975])
+    return Interval(value, float(low), float(high))
