@@ -64,7 +64,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="folder to write; default: RUN/eval")] = None,
 ) -> None:
     """Score a labelled split over several views."""
-    from xvit.engine.evaluate import evaluate_run
+    from xvit.engine.protocol import evaluate_run
 
     evaluation, folder = evaluate_run(model, data=data, views=views, split=split, output=output)
     typer.echo(evaluation.table())

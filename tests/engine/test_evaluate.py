@@ -52,22 +52,24 @@ def test_probabilities_average_and_logits_add_up_view_by_view() -> None:
     loader = batches(frames, labels, [[0, 1], [2, 3], [4]])
     with torch.no_grad():
         logits = torch.stack([model(frames[:, v]) for v in range(4)], 1)
-    averaged = evaluate(model, loader, listing)
+    averaged = evaluate(model, loader, manifest=listing)
     np.testing.assert_allclose(averaged.scores, logits.softmax(-1).mean(1), rtol=1e-5)
-    added = evaluate(model, loader, listing, combine="logits")
+    added = evaluate(model, loader, manifest=listing, combine="logits")
     np.testing.assert_allclose(added.scores, logits.sum(1), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(added.labels, labels)
     assert added.video_id == ("v0", "v1", "v2", "v3", "v4")
     running = logits.softmax(-1).cumsum(1)
     np.testing.assert_array_equal(averaged.leaders[:, :, 0], running.argmax(-1))
-    assert averaged.top1 == pytest.approx((running[:, -1].argmax(-1) == labels[:, 0]).double().mean())
+    assert averaged.summary()["top1"] == pytest.approx(
+        (running[:, -1].argmax(-1) == labels[:, 0]).double().mean()
+    )
 
 
 def test_batches_in_any_order_repeats_and_gaps() -> None:
     listing, frames, labels = make()
     loader = batches(frames, labels, [[4, 0], [2, 0]])
     loader[1].failures = ((3, "no video stream"),)
-    result = evaluate(Pooled(3), loader, listing)
+    result = evaluate(Pooled(3), loader, manifest=listing)
     assert result.video_id == ("v0", "v2", "v4")
     assert result.missing == (("v1", "never arrived"), ("v3", "no video stream"))
     np.testing.assert_array_equal(result.labels, labels[[0, 2, 4]])
@@ -76,9 +78,9 @@ def test_batches_in_any_order_repeats_and_gaps() -> None:
 def test_nothing_readable_is_no_crash() -> None:
     listing, frames, labels = make(videos=2)
     empty = Batch(frames[:0], labels[:0], torch.zeros(0, dtype=torch.int64), ((0, "gone"), (1, "gone")))
-    result = evaluate(Pooled(3), [empty], listing)
+    result = evaluate(Pooled(3), [empty], manifest=listing)
     assert result.scores.shape == (0, 3)
-    assert np.isnan(result.top1)
+    assert result.summary() == {"videos": 0, "missing": 2}
     assert [reason for _, reason in result.missing] == ["gone", "gone"]
 
 
@@ -89,7 +91,7 @@ def test_passes_are_filled_across_videos_and_the_mode_is_kept() -> None:
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     seen: list[int] = []
     loader = batches(frames, labels, [[0, 1, 2]])
-    evaluate(model, loader, listing, clips_per_pass=5, on_progress=seen.append)
+    evaluate(model, loader, manifest=listing, clips_per_pass=5, on_progress=seen.append)
     assert model.passes == [5, 5, 2]
     assert modes == [False] * 3
     assert model.training
@@ -99,7 +101,7 @@ def test_passes_are_filled_across_videos_and_the_mode_is_kept() -> None:
 def test_two_tasks_are_softmaxed_apart() -> None:
     listing, frames, labels = make(sizes=(3, 4))
     model = Pooled(7)
-    result = evaluate(model, batches(frames, labels, [[0, 1, 2, 3, 4]]), listing)
+    result = evaluate(model, batches(frames, labels, [[0, 1, 2, 3, 4]]), manifest=listing)
     for task in result.by_task(result.scores):
         np.testing.assert_allclose(task.sum(1), 1, rtol=1e-5)
     assert result.leaders.shape == (5, 4, 2)
@@ -108,7 +110,7 @@ def test_two_tasks_are_softmaxed_apart() -> None:
 def test_class_count_mismatch_is_an_error() -> None:
     listing, frames, labels = make()
     with pytest.raises(ValueError, match="scores 4 classes, the data has 3"):
-        evaluate(Pooled(4), batches(frames, labels, [[0]]), listing)
+        evaluate(Pooled(4), batches(frames, labels, [[0]]), manifest=listing)
 
 
 @pytest.mark.parametrize("combine", ["probabilities", "logits"])
@@ -116,10 +118,10 @@ def test_stop_margin_equals_the_prefix_at_which_the_leader_was_ahead(combine: st
     listing, frames, labels = make(videos=12, views=6)
     model, order = Pooled(3), view_order(3, 2)
     loader = batches(frames, labels, [list(range(12))])
-    full = evaluate(model, loader, listing, combine=combine, view_order=order)
+    full = evaluate(model, loader, manifest=listing, combine=combine, view_order=order)
     margin = float(np.median(full.margins[:, 1]))
     model.passes.clear()
-    short = evaluate(model, loader, listing, combine=combine, view_order=order, stop_margin=margin)
+    short = evaluate(model, loader, manifest=listing, combine=combine, view_order=order, stop_margin=margin)
     ahead = full.margins >= margin
     expected = np.where(ahead.any(1), ahead.argmax(1) + 1, 6)
     np.testing.assert_array_equal(short.views_used, expected)
@@ -137,7 +139,7 @@ def test_view_order_starts_in_the_middle() -> None:
 
 def test_files_round_trip(tmp_path: Path) -> None:
     listing, frames, labels = make()
-    result = evaluate(Pooled(3), batches(frames, labels, [[0, 1, 2, 3]]), listing)
+    result = evaluate(Pooled(3), batches(frames, labels, [[0, 1, 2, 3]]), manifest=listing)
     write_scores(result, tmp_path / "scores.npz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.npz"]
     back = read_scores(tmp_path)

@@ -33,8 +33,8 @@ class Listed(Protocol):
 def evaluate(
     model: nn.Module,
     loader: Iterable[Batch],
-    manifest: Listed,
     *,
+    manifest: Listed | None = None,
     combine: Combine = "probabilities",
     clips_per_pass: int | None = None,
     view_order: Sequence[int] | None = None,
@@ -45,8 +45,9 @@ def evaluate(
     on_scored: Callable[[Scored], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Score every video that `loader` yields; `manifest` is the list that `Batch.index` points into.
+    """Score every video that `loader` yields.
 
+    manifest:       the list that `Batch.index` points into; None is `loader.dataset.manifest`.
     model:          (n, T, C, H, W) -> logits (n, K); K is the sum over tasks of `manifest.classes`.
     combine:        "probabilities" averages the views' softmaxes, "logits" adds up raw logits.
     clips_per_pass: most views in one forward pass; None passes a whole batch, B·V, at once.
@@ -66,6 +67,7 @@ def evaluate(
         model, device = accelerator.unwrap_model(model), accelerator.device
     elif device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    manifest = manifest or loader.dataset.manifest  # type: ignore[attr-defined]
     sizes = [len(names) for names in manifest.classes]
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xvit.engine.metrics import softmax
+from xvit.engine.metrics import label_ranks, pair_ranks, softmax
 from xvit.errors import DatasetError
 from xvit.types import VideoRecord
 
@@ -64,14 +64,36 @@ class Evaluation:
     views_used: NDArray[np.int64]
     seconds: float = 0.0
 
-    @property
-    def top1(self) -> float:
-        """Share of videos all of whose tasks are right; nan without videos or labels."""
+    def ranks(self) -> NDArray[np.int64]:
+        """(N,) classes that stand before the true one; with two tasks, pairs before the true (verb, noun).
+
+        Of several labels of a video the best placed counts. Raises ValueError without labels.
+        """
+        if not self.labels.shape[1]:
+            raise ValueError("this list has no labels")
+        scores = self.by_task(self.scores)
+        if len(scores) == 1:
+            last = len(self.classes[0])
+            ranks = [np.where(label < 0, last, label_ranks(self.scores, label)) for label in self.labels.T]
+            return np.min(ranks, axis=0)
+        if len(scores) == 2:
+            return pair_ranks(*self.probabilities(), *self.labels.T[:2])
+        each = zip(scores, self.labels.T, strict=True)
+        return np.max([label_ranks(part, label) for part, label in each], axis=0)
+
+    def summary(self) -> dict[str, float]:
+        """`videos` and `missing` (counts), and where there are labels `top1` and `top5` (shares)."""
+        counts: dict[str, float] = {"videos": len(self.video_id), "missing": len(self.missing)}
         if not self.video_id or not self.labels.shape[1]:
-            return float("nan")
-        leaders = np.stack([scores.argmax(1) for scores in self.by_task(self.scores)], 1)
-        right = leaders == self.labels[:, : len(self.classes)]
-        return float((right.all(1) & np.isfinite(self.scores).all(1)).mean())
+            return counts
+        ranks = self.ranks()
+        return {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean()), **counts}
+
+    def table(self) -> str:
+        """The summary as lines of text."""
+        values = self.summary()
+        lines = [f"{name:>7}  {values[name]:.4f}" for name in ("top1", "top5") if name in values]
+        return "\n".join([*lines, f" videos  {values['videos']}", f"missing  {values['missing']}"])
 
     @property
     def num_views(self) -> int:
