@@ -1,0 +1,98 @@
+"""From frame features (B, T, D) to logits (B, K); K is the sum over the tasks that share the head."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+
+class MeanHead(nn.Module):
+    """A linear classifier on the mean of the frame features."""
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = _classifier(dim, num_classes)
+
+    def forward(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """features: (B, T, D) -> logits (B, K), or the mean (B, D) before the classifier."""
+        mean = self.dropout(features).mean(dim=1)
+        return mean if pre_logits else self.fc(mean)
+
+
+class TemporalHead(nn.Module):
+    """Temporal attention (paper, Sec. 3): a token attends to the frame features through `depth` layers.
+
+    positions: the number of learned temporal positions added to the frame features; None for none, as in the
+        released weights, which then cannot tell the order of frames here.
+    from_mean: the token starts from the mean of the frame features, the layers' output projections start at
+        zero and the classifier is linear: the head starts exactly as `MeanHead`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        depth: int = 1,
+        num_heads: int = 12,
+        dropout: float = 0.0,
+        positions: int | None = None,
+        from_mean: bool = False,
+    ) -> None:
+        super().__init__()
+        self.from_mean = from_mean
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.positions = nn.Parameter(torch.zeros(1, positions, dim)) if positions else None
+        self.dropout = nn.Dropout(dropout)
+        # NOTE(parity): eps 1e-5 and no qkv bias, unlike the backbone's blocks.
+        self.blocks = nn.Sequential(*[Block(dim, num_heads, norm_layer=nn.LayerNorm) for _ in range(depth)])
+        hidden = [] if from_mean else [nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout)]
+        self.mlp = nn.Sequential(*hidden)
+        self.fc = _classifier(dim, num_classes)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for layer in [*self.blocks.modules(), *self.mlp]:
+            if isinstance(layer, nn.Linear):
+                trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        if self.positions is not None:
+            trunc_normal_(self.positions, std=0.02)
+        if not self.from_mean:
+            trunc_normal_(self.cls_token, std=0.02)
+            return
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            nn.init.zeros_(block.attn.proj.weight)
+            nn.init.zeros_(block.mlp.fc2.weight)
+
+    def forward(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """features: (B, T, D) -> logits (B, K), or what the classifier sees (B, D)."""
+        # NOTE(parity): dropout acts on every frame's feature here and again before the classifier.
+        frames = self.dropout(features)
+        token = self.cls_token.expand(len(frames), -1, -1)
+        if self.from_mean:
+            token = token + frames.mean(dim=1, keepdim=True)
+        if self.positions is not None:
+            frames = frames + stretch(self.positions, frames.shape[1])
+        y = self.mlp(self.blocks(torch.cat([token, frames], dim=1))[:, 0])
+        return y if pre_logits else self.fc(y)
+
+
+def stretch(table: Tensor, length: int) -> Tensor:
+    """Linear interpolation of a table of rows (1, L, D) to (1, length, D)."""
+    if table.shape[1] == length:
+        return table
+    return F.interpolate(table.transpose(1, 2), size=length, mode="linear").transpose(1, 2)
+
+
+def _classifier(dim: int, num_classes: int) -> nn.Linear:
+    fc = nn.Linear(dim, num_classes)
+    trunc_normal_(fc.weight, std=0.02)
+    nn.init.zeros_(fc.bias)
+    return fc

@@ -1,0 +1,213 @@
+"""Space-time mixing attention: the paper, in one file.
+
+A clip's tokens are (B, T, N, C): T frames of N tokens each. The key and the value of frame t take some of
+their channels from frames t+1 and t-1, the rest from frame t (paper, Eq. 8 and 9); then every frame attends
+within itself. The multiplications and parameters are those of the image model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from torch import Tensor, nn
+
+from xvit.config import Mixing
+
+_PARTS = ("query", "key", "value")
+
+
+class Move(NamedTuple):
+    """Channels `start:stop` of frame t come from frame `t + offset`."""
+
+    start: int
+    stop: int
+    offset: int
+
+
+def plan_moves(mixing: Mixing, channels: int) -> tuple[Move, ...]:
+    """Which of `channels` channels come from which neighbouring frame.
+
+    The share `fraction` is divided equally among the neighbours, in the released code's order: first the
+    channels of frame t+1, then those of t-1, then t+2 and t-2.
+    """
+    reach = range(1, mixing.window + 1)
+    offsets = [-w for w in reach] if mixing.causal else [sign * w for w in reach for sign in (1, -1)]
+    if not offsets:
+        return ()
+    # 2/3 of 48 is 32, whatever the floating-point product says.
+    each = int(channels * mixing.fraction / len(offsets) + 1e-6)
+    return tuple(Move(i * each, (i + 1) * each, offset) for i, offset in enumerate(offsets) if each)
+
+
+def shift_frames(x: Tensor, offset: int) -> Tensor:
+    """Frame `t + offset` of x (B, T, ...) in the place of frame t; zeros past the clip's ends."""
+    frames = x.shape[1]
+    past = x.new_zeros((x.shape[0], min(abs(offset), frames), *x.shape[2:]))
+    return torch.cat([x[:, offset:], past] if offset > 0 else [past, x[:, :offset]], dim=1)
+
+
+def mix_frames(x: Tensor, mixing: Mixing, num_heads: int) -> Tensor:
+    """The mixing of Eq. 9 as a pure function.
+
+    x: (B, T, N, C), the concatenated heads of a key, value or query. Returns the same shape.
+    Raises ValueError where T is not a multiple of `mixing.group`.
+    """
+    frames = x.shape[1]
+    _check_group(frames, mixing.group)
+    groups = x.reshape(-1, mixing.group or frames, *x.shape[2:])
+    if mixing.layout == "channels":
+        groups = groups.unflatten(-1, (num_heads, -1))
+    moves = plan_moves(mixing, groups.shape[-1])
+    return _mix(groups, moves).reshape(x.shape)
+
+
+def _mix(x: Tensor, moves: tuple[Move, ...]) -> Tensor:
+    if not moves:
+        return x
+    moved = [shift_frames(x[..., m.start : m.stop], m.offset) for m in moves]
+    return torch.cat([*moved, x[..., moves[-1].stop :]], dim=-1)
+
+
+def _check_group(frames: int, group: int | None) -> None:
+    if group is not None and frames % group:
+        raise ValueError(
+            f"a clip of {frames} frames cannot be mixed in groups of {group}: "
+            f"give a multiple of {group} frames or another mixing.group"
+        )
+
+
+def _move_(x: Tensor, moves: tuple[Move, ...], direction: int) -> None:
+    """What `_mix` does, in the memory of x (B, T, ..., C); direction -1 is its transpose."""
+    for start, stop, offset in moves:
+        part, offset = x[..., start:stop], offset * direction
+        if offset > 0:
+            part[:, :-offset] = part[:, offset:].clone()
+            part[:, -offset:] = 0
+        else:
+            part[:, -offset:] = part[:, :offset].clone()
+            part[:, :-offset] = 0
+
+
+class _MoveFrames(torch.autograd.Function):
+    """`_mix` in place on the fresh output of the projection: only the moved channels are touched.
+
+    Autograd's own in-place slices would copy the whole projection once a slice on the way back. The gradient
+    of a shift is the shift in the other direction.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, parts: tuple[int, ...], group: int, per_head: bool, moves: tuple[Move, ...]
+    ) -> Tensor:
+        ctx.how = (parts, group, per_head, moves)
+        ctx.mark_dirty(qkv)
+        _MoveFrames.move_(qkv, *ctx.how, direction=1)
+        return qkv
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        grad = grad.clone()
+        _MoveFrames.move_(grad, *ctx.how, direction=-1)
+        return grad, None, None, None, None
+
+    @staticmethod
+    def move_(
+        qkv: Tensor,
+        parts: tuple[int, ...],
+        group: int,
+        per_head: bool,
+        moves: tuple[Move, ...],
+        direction: int,
+    ) -> None:
+        """qkv: (B, T, N, 3, heads, d)."""
+        for i in parts:
+            part = qkv[:, :, :, i].unflatten(1, (-1, group)).flatten(0, 1)
+            _move_(part if per_head else part.flatten(-2), moves, direction)
+
+
+class SpaceTimeAttention(Attention):
+    """timm's attention over tokens (B, T, N, C), whose keys and values may take channels of other frames.
+
+    Parameters and their names are timm's, so that any image model's weights fit. `mixing` (None: spatial-only)
+    is set by the model that owns the block.
+    """
+
+    def __init__(self, dim: int, num_heads: int = 8, **kwargs: Any) -> None:
+        super().__init__(dim, num_heads, **kwargs)
+        self.mix_gate: nn.Parameter | None
+        self.register_parameter("mix_gate", None)
+        self.mixing = None
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """What is mixed; assigning it creates or removes the learned gate."""
+        return self._mixing
+
+    @mixing.setter
+    def mixing(self, mixing: Mixing | None) -> None:
+        self._mixing = mixing
+        # Plain integers, so that a compiler can trace forward.
+        self._per_head = mixing is not None and mixing.layout == "channels"
+        self._moves = () if mixing is None else plan_moves(mixing, self._channels)
+        self._group = None if mixing is None or not self._moves else mixing.group
+        mixed = () if mixing is None or not self._moves else mixing.mixed
+        self._mix_input = "input" in mixed
+        self._parts = tuple(i for i, part in enumerate(_PARTS) if part in mixed)
+        self.mix_gate = None
+        if mixing is not None and mixing.gate == "learned" and mixed:
+            width = self._moves[-1].stop * (self.num_heads if self._per_head else 1)
+            self.mix_gate = nn.Parameter(torch.zeros(width, device=self.qkv.weight.device))
+
+    @property
+    def _channels(self) -> int:
+        return self.head_dim if self._per_head else self.attn_dim
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """x: (B, T, N, C) -> (B, T, N, C). Raises ValueError where T is not a multiple of the group."""
+        batch, frames, tokens, _ = x.shape
+        _check_group(frames, self._group)
+        inputs = self._mix_tokens(x) if self._mix_input else x
+        qkv = self.qkv(inputs).view(batch, frames, tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = self._mix_projection(qkv).unbind(3)
+        query, key = self.q_norm(query), self.k_norm(key)
+        y = self._attend(query, key, value, attn_mask, is_causal)
+        y = self.norm(y.reshape(batch, frames, tokens, self.attn_dim))
+        return self.proj_drop(self.proj(y))
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool
+    ) -> Tensor:
+        """Attention within every frame: (B, T, N, heads, d) -> (B·T, N, heads, d)."""
+        query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
+        dropout = self.attn_drop.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal
+        )
+        return y.transpose(1, 2)
+
+    def _mix_projection(self, qkv: Tensor) -> Tensor:
+        """qkv: (B, T, N, 3, heads, d), overwritten."""
+        if not self._parts:
+            return qkv
+        if self.mix_gate is None and not torch.compiler.is_compiling():
+            group = self._group or qkv.shape[1]
+            return _MoveFrames.apply(qkv, self._parts, group, self._per_head, self._moves)
+        parts = [x.flatten(-2) for x in qkv.unbind(3)]
+        mixed = [self._mix_tokens(x) if i in self._parts else x for i, x in enumerate(parts)]
+        return torch.stack(mixed, dim=3).view(qkv.shape)
+
+    def _mix_tokens(self, x: Tensor) -> Tensor:
+        """Eq. 9 on (B, T, N, C) out of place, through the learned gate where there is one."""
+        groups = x.reshape(-1, self._group or x.shape[1], *x.shape[2:])
+        if self._per_head:
+            groups = groups.unflatten(-1, (self.num_heads, -1))
+        if self.mix_gate is None:
+            return _mix(groups, self._moves).reshape(x.shape)
+        stop = self._moves[-1].stop
+        own = groups[..., :stop]
+        gate = self.mix_gate.to(own.dtype).view(-1, stop) if self._per_head else self.mix_gate.to(own.dtype)
+        moved = own + gate * (_mix(own, self._moves) - own)
+        return torch.cat([moved, groups[..., stop:]], dim=-1).reshape(x.shape)

@@ -1,0 +1,174 @@
+"""XViT: a timm ViT whose attention mixes frames, a temporal embedding, and a head over frame features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+
+from xvit.config import ClipConfig, Mixing, ModelConfig
+from xvit.errors import ConfigError
+from xvit.models.backbone import build_backbone, embed, load_backbone_weights
+from xvit.models.heads import MeanHead, TemporalHead, stretch
+from xvit.models.mixing import SpaceTimeAttention
+
+
+class XViT(nn.Module):
+    """A video model on a timm image model, with random weights.
+
+    config, clip: how it was built and what input it expects; both travel with the weights.
+    num_classes:  one number a task.
+    classes:      the names of the classes, one tuple a task, where they are known.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_classes: int | Sequence[int],
+        clip: ClipConfig,
+        classes: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = clip
+        self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
+        self.classes = tuple(tuple(names) for names in classes or ())
+        self.backbone = build_backbone(config, clip)
+        self.num_features = self.head_hidden_size = self.backbone.num_features
+        self.grad_checkpointing = False
+        self._set_mixing()
+        self.temporal_embedding: nn.Parameter | None
+        self.register_parameter("temporal_embedding", None)
+        if config.temporal_embedding != "none":
+            length = config.temporal_length or clip.num_frames
+            self.temporal_embedding = nn.Parameter(torch.zeros(1, length, 1, self.num_features))
+        self.head: MeanHead | TemporalHead = self._make_head()
+
+    def _set_mixing(self) -> None:
+        if self.config.attention != "mixing":
+            return
+        chosen = mixed_blocks(self.config.mixing, len(self.backbone.blocks))
+        for i, block in enumerate(self.backbone.blocks):
+            for layer in block.modules():
+                if isinstance(layer, SpaceTimeAttention):
+                    layer.mixing = self.config.mixing if i in chosen else None
+
+    def _make_head(self) -> MeanHead | TemporalHead:
+        config, total = self.config, sum(self.num_classes)
+        if config.head == "mean":
+            return MeanHead(self.num_features, total, dropout=config.dropout)
+        heads = config.head_num_heads or attention_layers(self.backbone)[0].num_heads
+        if self.num_features % heads:
+            raise ConfigError(f"model.head_num_heads: {heads} does not divide the width {self.num_features}")
+        return TemporalHead(
+            self.num_features,
+            total,
+            depth=config.head_depth,
+            num_heads=heads,
+            dropout=config.dropout,
+            positions=self.clip.num_frames if config.head_positions else None,
+            from_mean=config.head_init == "mean",
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames: (B, T, 3, H, W) normalised float -> logits (B, K), K the sum over the tasks.
+
+        Raises ValueError where T is not a multiple of mixing.group or the patch size does not divide H, W.
+        """
+        return self.forward_head(self.forward_features(frames))
+
+    def forward_features(self, frames: Tensor) -> Tensor:
+        """frames: (B, T, 3, H, W) -> one feature a frame (B, T, D)."""
+        batch, length = frames.shape[:2]
+        tokens = embed(self.backbone, frames.flatten(0, 1), self.config.spatial_resize)
+        x = tokens.unflatten(0, (batch, length))
+        if self.temporal_embedding is not None:
+            x = x + self._temporal_positions(length)
+        x = self.backbone.norm_pre(x)
+        if self.grad_checkpointing and self.training:
+            x = checkpoint_seq(self.backbone.blocks, x)
+        else:
+            x = self.backbone.blocks(x)
+        return self._pool(x)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """features: (B, T, D) -> logits (B, K), or the clip's feature (B, D) that the classifier sees."""
+        return self.head(features, pre_logits)
+
+    def _temporal_positions(self, length: int) -> Tensor:
+        """Eq. 2's p_t for `length` frames: (1, T, 1, D)."""
+        table = self.temporal_embedding
+        assert table is not None
+        if self.config.temporal_embedding == "interpolate":
+            return stretch(table[:, :, 0], length)[:, :, None]
+        # NOTE(parity): a 16-frame clip gets the 8 rows of the released files twice.
+        repeats = -(-length // table.shape[1])
+        return table.repeat(1, repeats, 1, 1)[:, :length]
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Tokens (B, T, N, D) -> frame features (B, T, D): the class token, or timm's pooling without one."""
+        backbone = self.backbone
+        if backbone.global_pool == "token" and backbone.num_prefix_tokens == 1 + backbone.num_reg_tokens:
+            return backbone.fc_norm(backbone.norm(x[:, :, 0]))
+        pooled = backbone.forward_head(backbone.norm(x.flatten(0, 1)), pre_logits=True)
+        return pooled.unflatten(0, x.shape[:2])
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head.fc
+
+    def reset_classifier(
+        self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None = None
+    ) -> None:
+        """A new classifier for other classes; everything else keeps its weights."""
+        self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
+        self.classes = tuple(tuple(names) for names in classes or ())
+        self.head.fc = self._make_head().fc.to(self.head.fc.weight)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block on the way back instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are no matrices of a layer: embeddings, tokens, gates."""
+        kept = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        kept |= {"temporal_embedding", "head.cls_token", "head.positions"}
+        return {name for name, _ in self.named_parameters() if name in kept or name.endswith(".mix_gate")}
+
+
+def attention_layers(backbone: Any) -> list[Any]:
+    """The attention layers of all blocks, in order."""
+    return [layer for layer in backbone.blocks.modules() if hasattr(layer, "num_heads")]
+
+
+def mixed_blocks(mixing: Mixing, depth: int) -> set[int]:
+    """The numbers of the blocks that mix, out of `depth`. Raises ConfigError where one does not exist."""
+    if isinstance(mixing.blocks, tuple):
+        beyond = [i for i in mixing.blocks if not 0 <= i < depth]
+        if beyond:
+            raise ConfigError(f"model.mixing.blocks: no block {beyond[0]}, the model has 0 to {depth - 1}")
+        return set(mixing.blocks)
+    chosen = {
+        "all": range(depth),
+        "first_half": range(depth // 2),
+        "second_half": range(depth // 2, depth),
+        "every_other": range(0, depth, 2),
+    }
+    return set(chosen[mixing.blocks])
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    num_classes: int | Sequence[int],
+    clip: ClipConfig,
+    classes: Sequence[Sequence[str]] | None = None,
+) -> XViT:
+    """A new model with the backbone weights that `config` names. Raises ConfigError or WeightsError."""
+    model = XViT(config, num_classes=num_classes, clip=clip, classes=classes)
+    load_backbone_weights(model.backbone, config)
+    return model
