@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xvit.config import Config, Mixing, load_config
     from xvit.errors import VideoReadError, XViTError
-    from xvit.models import XViT, create_model, load_model
+    from xvit.models import XViT, create_model, list_models, load_model
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ _HOMES = {
     "XViTError": "xvit.errors",
     "XViT": "xvit.models",
     "create_model": "xvit.models",
+    "list_models": "xvit.models",
     "load_model": "xvit.models",
 }
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "create_model",
     "load_config",
+    "list_models",
     "load_model",
 ]
 

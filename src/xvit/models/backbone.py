@@ -74,7 +74,7 @@ def _check(config: ModelConfig, plain: nn.Module) -> None:
             )
         if config.attention == "divided" and type(block) is not Block:
             raise ConfigError(
-                f"model.attention: divided needs plain pre-norm blocks; "
+                "model.attention: divided needs plain pre-norm blocks; "
                 f"{config.name} has {type(block).__name__}"
             )
 
@@ -93,9 +93,7 @@ def load_backbone_weights(backbone: VisionTransformer, config: ModelConfig) -> N
         try:
             state = timm.create_model(name, pretrained=True).state_dict()
         except (RuntimeError, OSError) as err:
-            raise WeightsError(
-                name, f"timm has or reaches no such pretrained weights: {err}"
-            ) from err
+            raise WeightsError(name, f"timm has or reaches no such pretrained weights: {err}") from err
     else:
         if not Path(source).is_file():
             raise WeightsError(source, "no such file (model.backbone_weights)")

@@ -104,23 +104,23 @@ class _MoveFrames(torch.autograd.Function):
     ) -> Tensor:
         ctx.how = (parts, group, per_head, moves)
         ctx.mark_dirty(qkv)
-        _MoveFrames.move_(qkv, *ctx.how, direction=1)
+        _MoveFrames.move_(1, qkv, parts, group, per_head, moves)
         return qkv
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         grad = grad.clone()
-        _MoveFrames.move_(grad, *ctx.how, direction=-1)
+        _MoveFrames.move_(-1, grad, *ctx.how)
         return grad, None, None, None, None
 
     @staticmethod
     def move_(
+        direction: int,
         qkv: Tensor,
         parts: tuple[int, ...],
         group: int,
         per_head: bool,
         moves: tuple[Move, ...],
-        direction: int,
     ) -> None:
         """qkv: (B, T, N, 3, heads, d)."""
         for i in parts:
@@ -131,8 +131,8 @@ class _MoveFrames(torch.autograd.Function):
 class SpaceTimeAttention(Attention):
     """timm's attention over tokens (B, T, N, C), whose keys and values may take channels of other frames.
 
-    Parameters and their names are timm's, so that any image model's weights fit. `mixing` (None: spatial-only)
-    is set by the model that owns the block.
+    Parameters and their names are timm's, so that any image model's weights fit. `mixing` is set by the model
+    that owns the block; None is spatial-only attention.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, **kwargs: Any) -> None:
