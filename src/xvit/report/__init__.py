@@ -1,0 +1,14 @@
+"""Evaluations as pages with pictures: one HTML file each, which opens offline."""
+
+from __future__ import annotations
+
+from xvit.report.demo import TrainedModel, write_demo_report
+from xvit.report.page import Filmstrip, filmstrip, one_per_class
+
+__all__ = [
+    "Filmstrip",
+    "TrainedModel",
+    "filmstrip",
+    "one_per_class",
+    "write_demo_report",
+]

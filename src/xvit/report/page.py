@@ -1,0 +1,120 @@
+"""What every page is made of: the template, the filmstrips, the confusion matrix's data."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from xvit.engine.scores import Evaluation
+
+SHOWN_SIDE = 112  # pixels; larger frames are scaled down to it
+PNG_SIDE = 64  # up to here a lossless PNG is small enough
+
+
+@dataclass(frozen=True)
+class Filmstrip:
+    """A video's frames with its best classes.
+
+    frames: (T, C, H, W) uint8 RGB. label: the true class, None where it is not known. scores: (class, share),
+    best first.
+    """
+
+    video_id: str
+    frames: NDArray[np.uint8]
+    label: str | None
+    scores: tuple[tuple[str, float], ...]
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the best class is the true one; None where that is not known."""
+        return None if self.label is None else self.label == self.scores[0][0]
+
+    @property
+    def images(self) -> list[str]:
+        """One data URI a frame."""
+        return [_data_uri(frame) for frame in self.frames]
+
+
+def filmstrip(evaluation: Evaluation, row: int, frames: NDArray[np.uint8], task: int = 0) -> Filmstrip:
+    """The strip of the evaluation's row-th video; `frames` is (T, C, H, W) uint8."""
+    names, shares = evaluation.classes[task], evaluation.probabilities()[task][row]
+    best = np.argsort(-shares, kind="stable")[:5]
+    label = names[evaluation.labels[row, task]] if evaluation.labels.shape[1] else None
+    scores = tuple((names[k], float(shares[k])) for k in best)
+    return Filmstrip(evaluation.video_id[row], frames, label, scores)
+
+
+def one_per_class(evaluation: Evaluation, task: int = 0) -> list[int]:
+    """A row for each class with videos, mistakes first: its surest mistake, or else its surest video."""
+    shares = evaluation.probabilities()[task]
+    labels = evaluation.labels[:, task]
+    wrong = shares.argmax(1) != labels
+    sure = shares.max(1)
+    rows = [
+        max(np.flatnonzero(labels == k), key=lambda row: (wrong[row], sure[row])) for k in np.unique(labels)
+    ]
+    return sorted(map(int, rows), key=lambda row: (not wrong[row], labels[row]))
+
+
+def matrix_data(confusion: NDArray[np.integer], names: Sequence[str]) -> Markup:
+    """A confusion matrix as JSON for confusion.js, safe inside a <script> element."""
+    true, predicted = np.nonzero(confusion)
+    cells = np.stack([true, predicted, confusion[true, predicted]], 1).tolist()
+    data = {"names": list(names), "cells": cells, "similar": similar_order(confusion)}
+    return Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def similar_order(confusion: NDArray[np.integer]) -> list[int]:
+    """Class numbers ordered so that classes taken for each other stand together.
+
+    The order along the second eigenvector of the graph whose edges are the mistakes between two classes.
+    """
+    mistakes = (confusion + confusion.T).astype(np.float64)
+    np.fill_diagonal(mistakes, 0)
+    mistakes += 1e-3 * mistakes.max(initial=1e-9)  # joins classes that were never mistaken
+    laplacian = np.diag(mistakes.sum(1)) - mistakes
+    if len(laplacian) < 3:
+        return list(range(len(laplacian)))
+    return [int(k) for k in np.argsort(np.linalg.eigh(laplacian)[1][:, 1], kind="stable")]
+
+
+def render(template: str, path: str | Path, **values: Any) -> None:
+    """Write a page of this package's templates."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("xvit.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["percent"] = lambda share: "–" if np.isnan(share) else f"{100 * share:.1f} %"
+    environment.filters["count"] = _short_count
+    environment.globals["matrix_data"] = matrix_data
+    Path(path).write_text(environment.get_template(template).render(values), encoding="utf8")
+
+
+def _short_count(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+def _data_uri(frame: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(frame, 0, -1)))
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    kind, options = ("png", {"optimize": True}) if max(image.size) <= PNG_SIDE else ("jpeg", {"quality": 80})
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
