@@ -34,8 +34,8 @@ __all__ = [
     "XViTError",
     "__version__",
     "create_model",
-    "load_config",
     "list_models",
+    "load_config",
     "load_model",
 ]
 

@@ -67,3 +67,43 @@ def test_gradients_of_every_parameter(shared: Path, name: str) -> None:
     norms = {key: value.grad.norm().item() for key, value in model.named_parameters()}
     expected = {our_name(model, key): value for key, value in case["grad_norms"].items()}
     assert norms == pytest.approx(expected, rel=1e-4)
+
+
+def test_three_sgd_steps(shared: Path) -> None:
+    """The released code's optimiser: dropout off, the input rolled by one pixel a step."""
+    steps = facts(shared)["sgd_steps"]
+    case = facts(shared)[steps["case"]]
+    model, frames = load_model(shared / "oracle" / f"{steps['case']}.pth"), clips(case)
+    labels = torch.arange(len(frames)) % sum(model.num_classes)
+    free = [value for name, value in model.named_parameters() if name.startswith("head.") and "bias" in name]
+    decayed = [value for value in model.parameters() if not any(value is other for other in free)]
+    groups = [
+        {"params": decayed, "weight_decay": steps["weight_decay"]},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=1.0, momentum=steps["momentum"], nesterov=steps["nesterov"])
+    losses = []
+    for step, lr in enumerate(steps["lr"]):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = F.cross_entropy(model(frames.roll(step, dims=-1)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx(steps["losses"], rel=1e-4)
+    with torch.no_grad():
+        assert relative(model(frames), np.array(steps["logits_after"])) < 1e-4
+    norms = {name: value.norm().item() for name, value in model.named_parameters()}
+    expected = {our_name(model, k): v for k, v in steps["param_norms_after"].items() if "new_fc" not in k}
+    assert norms == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "same"), [("k600_p16", True), ("ssv2_p16", False)])
+def test_swapped_halves(shared: Path, name: str, same: bool) -> None:
+    """NOTE(parity): the released Kinetics model mixes 16 frames as two groups of 8."""
+    model = load_model(shared / "oracle" / f"{name}.pth")
+    frames = torch.randn(1, 16, 3, 64, 64)
+    with torch.no_grad():
+        logits, swapped = model(frames), model(frames.roll(8, dims=1))
+    assert torch.allclose(logits, swapped, atol=1e-5) is same

@@ -37,8 +37,8 @@ def build_backbone(config: ModelConfig, clip: ClipConfig) -> VisionTransformer:
     name = NAMES.get(config.name, config.name)
     args: dict[str, Any] = {"img_size": clip.size, "num_classes": 0, "drop_path_rate": config.drop_path}
     args |= config.backbone_args
-    with torch.device("meta"):
-        _check(config, _create(name, **args))
+    with torch.random.fork_rng(devices=[]):  # looking at the plain model must not change the weights
+        _check(config, _plain(name, args))
     args["attn_layer"] = JointAttention if config.attention == "joint" else SpaceTimeAttention
     if config.attention == "divided":
         args["block_fn"] = DividedBlock
@@ -56,6 +56,14 @@ def _create(name: str, **args: Any) -> nn.Module:
         raise
     except (TypeError, AssertionError, ValueError) as err:
         raise ConfigError(f"model.backbone_args: timm cannot build {name} with them: {err}") from err
+
+
+def _plain(name: str, args: dict[str, Any]) -> nn.Module:
+    """The model as timm builds it by itself: one block of it is enough where the depth can be given."""
+    try:
+        return timm.create_model(name, **args | {"depth": 1, "weight_init": "skip"})
+    except (TypeError, RuntimeError, AssertionError, ValueError):
+        return _create(name, num_classes=0)
 
 
 def _check(config: ModelConfig, plain: nn.Module) -> None:
@@ -101,7 +109,7 @@ def load_backbone_weights(backbone: VisionTransformer, config: ModelConfig) -> N
             state = load_state_dict(source)
         except Exception as err:  # readers of zip, pickle and safetensors raise what they like
             raise WeightsError(source, f"not a weight file: {str(err).splitlines()[0]}") from err
-    state = checkpoint_filter_fn(state, backbone)
+    state = checkpoint_filter_fn(state, backbone, adapt_layer_scale=True)
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
     load_strictly(backbone, state, source, optional=is_video_parameter)
 

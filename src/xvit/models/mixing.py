@@ -132,7 +132,8 @@ class SpaceTimeAttention(Attention):
     """timm's attention over tokens (B, T, N, C), whose keys and values may take channels of other frames.
 
     Parameters and their names are timm's, so that any image model's weights fit. `mixing` is set by the model
-    that owns the block; None is spatial-only attention.
+    that owns the block; None is spatial-only attention. `summary_from` is the number of class and register
+    tokens before the patches whose mean is the frame's summary; None is no summary.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, **kwargs: Any) -> None:
@@ -140,6 +141,7 @@ class SpaceTimeAttention(Attention):
         self.mix_gate: nn.Parameter | None
         self.register_parameter("mix_gate", None)
         self.mixing = None
+        self.summary_from: int | None = None
 
     @property
     def mixing(self) -> Mixing | None:
@@ -172,10 +174,26 @@ class SpaceTimeAttention(Attention):
         inputs = self._mix_tokens(x) if self._mix_input else x
         qkv = self.qkv(inputs).view(batch, frames, tokens, 3, self.num_heads, self.head_dim)
         query, key, value = self._mix_projection(qkv).unbind(3)
+        if self.summary_from is not None:
+            key, value = self._add_summaries(x, key, value)
         query, key = self.q_norm(query), self.k_norm(key)
         y = self._attend(query, key, value, attn_mask, is_causal)
         y = self.norm(y.reshape(batch, frames, tokens, self.attn_dim))
         return self.proj_drop(self.proj(y))
+
+    def _add_summaries(self, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The summary token: every frame's keys and values are followed by those of all T frames' means.
+
+        x: (B, T, N, C), the block's normed and unmixed input. key, value: (B, T, N, heads, d), longer by T.
+        """
+        means = x[:, :, self.summary_from :].mean(dim=2)
+        bias = None if self.qkv.bias is None else self.qkv.bias[self.attn_dim :]
+        summary = F.linear(means, self.qkv.weight[self.attn_dim :], bias)
+        batch, frames = summary.shape[:2]
+        shape = (batch, 1, frames, 2, self.num_heads, self.head_dim)
+        summary = summary.view(shape).expand(-1, frames, -1, -1, -1, -1)
+        keys, values = summary.unbind(3)
+        return torch.cat([key, keys], dim=2), torch.cat([value, values], dim=2)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool

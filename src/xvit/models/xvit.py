@@ -49,13 +49,20 @@ class XViT(nn.Module):
         self.head: MeanHead | TemporalHead = self._make_head()
 
     def _set_mixing(self) -> None:
-        if self.config.attention != "mixing":
-            return
-        chosen = mixed_blocks(self.config.mixing, len(self.backbone.blocks))
+        mixing, summary = self.config.mixing, self.config.summary_token
+        if summary and self.config.attention in ("divided", "joint"):
+            raise ConfigError(f"model.summary_token goes with mixing or spatial, not {self.config.attention}")
+        if summary and mixing.causal:
+            raise ConfigError("model.summary_token sees the whole clip, so it cannot go with mixing.causal")
+        chosen = mixed_blocks(mixing, len(self.backbone.blocks))
         for i, block in enumerate(self.backbone.blocks):
             for layer in block.modules():
-                if isinstance(layer, SpaceTimeAttention):
-                    layer.mixing = self.config.mixing if i in chosen else None
+                if not isinstance(layer, SpaceTimeAttention):
+                    continue
+                if self.config.attention == "mixing" and i in chosen:
+                    layer.mixing = mixing
+                if summary:
+                    layer.summary_from = self.backbone.num_prefix_tokens
 
     def _make_head(self) -> MeanHead | TemporalHead:
         config, total = self.config, sum(self.num_classes)
@@ -89,11 +96,8 @@ class XViT(nn.Module):
         if self.temporal_embedding is not None:
             x = x + self._temporal_positions(length)
         x = self.backbone.norm_pre(x)
-        if self.grad_checkpointing and self.training:
-            x = checkpoint_seq(self.backbone.blocks, x)
-        else:
-            x = self.backbone.blocks(x)
-        return self._pool(x)
+        blocks = self.backbone.blocks
+        return self._pool(checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """features: (B, T, D) -> logits (B, K), or the clip's feature (B, D) that the classifier sees."""
@@ -128,6 +132,12 @@ class XViT(nn.Module):
         self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
         self.classes = tuple(tuple(names) for names in classes or ())
         self.head.fc = self._make_head().fc.to(self.head.fc.weight)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """The input as timm.data.resolve_model_data_config(model) reads it."""
+        size = (3, self.clip.size, self.clip.size)
+        return {"input_size": size, "mean": self.clip.mean, "std": self.clip.std, "crop_pct": 1.0}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block on the way back instead of keeping its activations."""
