@@ -32,7 +32,10 @@ class WeightsError(XViTError):
 class VideoReadError(XViTError):
     """A video that cannot be read: `path` and `reason`."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    def __init__(self, path: str | Path, reason: str | None = None) -> None:
+        if reason is None:  # DataLoader rebuilds a worker's error from its traceback, whose last line is ours
+            last = str(path).strip().rpartition("\n")[2]
+            path, _, reason = last.removeprefix(f"{type(self).__module__}.VideoReadError: ").partition(": ")
         self.path = str(path)
         self.reason = reason
         super().__init__(f"{path}: {reason}")

@@ -1,0 +1,102 @@
+"""From a directory to a list of labelled videos: which layout it is, and one split of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xvit.config import DataConfig
+from xvit.data import layouts
+from xvit.data.layouts import Classes, Split
+from xvit.data.records import Manifest
+from xvit.errors import ConfigError, DatasetError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one layout is known from its directory, and how a split of it is read."""
+
+    found_in: Callable[[Path], bool]
+    read: Callable[[Path, str], Split]
+
+
+# In the order in which `data.format=auto` asks.
+LAYOUTS: dict[str, Layout] = {
+    "csv": Layout(layouts.is_csv, layouts.read_csv),
+    "split_folders": Layout(layouts.is_split_folders, layouts.read_split_folders),
+}
+
+
+def load_manifest(
+    config: DataConfig, split: str, classes: Classes | None = None, *, seed: int = 0
+) -> Manifest:
+    """Read one split ("train", "val" or "test") of the dataset at `config.root`.
+
+    `classes` are the names a model counts through, one tuple a task: labels are renumbered to them by name.
+    `seed` decides how a single folder of classes is split. Raises DatasetError (file and line), ConfigError.
+    """
+    if split not in layouts.SPLIT_FOLDERS:
+        raise ConfigError(f"a split is train, val or test, got {split!r}")
+    if config.root is None:
+        raise ConfigError("data.root is not set: where are the videos? (data.root=FOLDER)")
+    root = Path(config.root).expanduser()
+    if not root.is_dir():
+        raise DatasetError(f"data.root: {root}: {'not a folder' if root.exists() else 'no such folder'}")
+    name = find_layout(root) if config.format == "auto" else config.format
+    if name == "class_folders":
+        found = layouts.read_class_folders(root, split, config.val_fraction, seed)
+    elif name in LAYOUTS:
+        found = LAYOUTS[name].read(root, split)
+    else:
+        raise ConfigError(f"data.format must be auto, {', '.join(LAYOUTS)} or class_folders, got {name!r}")
+    if not len(found.records):
+        raise DatasetError(f"{root}: the {split} split ({name}) lists no videos")
+    if classes is not None:
+        found = _renumber(found, classes, root)
+    return Manifest.of(found.records, found.classes, split, name)
+
+
+def find_layout(root: Path) -> str:
+    """The name of the layout of a directory. Raises DatasetError naming what would be recognised."""
+    for name, layout in LAYOUTS.items():
+        if layout.found_in(root):
+            return name
+    if layouts.is_class_folders(root):
+        return "class_folders"
+    raise DatasetError(
+        f"{root}: no dataset found there: expected class folders of videos, folders train/ and val/, "
+        "train.csv and val.csv of `path label`, or one of the layouts in docs/data.md"
+    )
+
+
+def _renumber(found: Split, classes: Classes, root: Path) -> Split:
+    """Labels that count through `classes`, matched by name wherever both sides have names."""
+    records = found.records
+    labels = records.labels.numpy().copy()
+    if labels.shape[1] and labels.shape[1] != len(classes):
+        raise DatasetError(f"{root}: {labels.shape[1]} labels a video, the model has {len(classes)} tasks")
+    for task in range(labels.shape[1]):
+        own, wanted = found.classes[task], classes[task]
+        present = np.unique(labels[:, task])
+        if own == wanted:
+            continue
+        if _only_numbers(own) or _only_numbers(wanted):
+            if len(own) > len(wanted):
+                raise DatasetError(f"{root}: {len(own)} classes here, {len(wanted)} in the model")
+            continue
+        place = {name: i for i, name in enumerate(wanted)}
+        missing = [own[label] for label in present if own[label] not in place]
+        if missing:
+            raise DatasetError(
+                f"{root}: the class {missing[0]!r} is not among the model's {len(wanted)} classes"
+            )
+        table = np.array([place.get(name, -1) for name in own], np.int32)
+        labels[:, task] = table[labels[:, task]]
+    return Split(records.with_labels(labels), classes)
+
+
+def _only_numbers(names: tuple[str, ...]) -> bool:
+    return all(name.isdecimal() for name in names)

@@ -1,0 +1,158 @@
+"""The list of videos as columns: a million records in a few tens of megabytes, shared between processes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+import torch
+
+from xvit.types import VideoRecord
+
+
+class TextColumn(Sequence[str]):
+    """Strings in one byte tensor; loader workers share the memory of tensors instead of copying it."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = bytearray()
+        ends = array("q", [0])
+        for text in texts:
+            encoded += os.fsencode(text)
+            ends.append(len(encoded))
+        self.bytes = torch.from_numpy(np.frombuffer(encoded, np.uint8).copy())
+        self.ends = torch.from_numpy(np.frombuffer(ends, np.int64).copy())
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        start, end = self.ends[row : row + 2].tolist()
+        return os.fsdecode(self.bytes[start:end].numpy().tobytes())
+
+
+class RecordTable(Sequence[VideoRecord]):
+    """VideoRecords, made when they are asked for.
+
+    root:   the folder that relative paths start from.
+    ids:    N names, unique; also the paths where `paths` is None.
+    labels: (N, L) integers, or None where the split has no labels.
+    spans:  (N, 2) start and end in seconds, or None where every record is a whole video.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        ids: Iterable[str],
+        labels: np.ndarray | None = None,
+        *,
+        paths: Iterable[str] | None = None,
+        spans: np.ndarray | None = None,
+    ) -> None:
+        self.root = os.fspath(root)
+        self.ids = TextColumn(ids)
+        self.paths = self.ids if paths is None else TextColumn(paths)
+        count = len(self.ids)
+        self.labels = torch.zeros(count, 0, dtype=torch.int32)
+        if labels is not None:
+            self.labels = torch.from_numpy(np.asarray(labels, np.int32).reshape(count, -1).copy())
+        self.spans = None if spans is None else torch.from_numpy(np.asarray(spans, np.float64).copy())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, row: int) -> VideoRecord: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[VideoRecord]: ...
+    def __getitem__(self, row: int | slice) -> VideoRecord | list[VideoRecord]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        row %= len(self)
+        path = os.path.join(self.root, self.paths[row])
+        start, end = (None, None) if self.spans is None else self.spans[row].tolist()
+        return VideoRecord(self.ids[row], path, tuple(self.labels[row].tolist()), start, end)
+
+    def __iter__(self) -> Iterator[VideoRecord]:
+        return (self[row] for row in range(len(self)))
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> RecordTable:
+        """The table of these rows, in this order."""
+        chosen = [int(row) for row in rows]
+        return RecordTable(
+            self.root,
+            [self.ids[row] for row in chosen],
+            self.labels.numpy()[chosen],
+            paths=None if self.paths is self.ids else [self.paths[row] for row in chosen],
+            spans=None if self.spans is None else self.spans.numpy()[chosen],
+        )
+
+    def with_labels(self, labels: np.ndarray) -> RecordTable:
+        """The same videos with (N, L) other labels."""
+        table = copy.copy(self)
+        table.labels = torch.from_numpy(np.asarray(labels, np.int32))
+        return table
+
+    def digest(self) -> str:
+        """SHA-256 of ids, paths below the root, labels and spans: equal for the same list anywhere."""
+        parts = [self.ids.bytes, self.ids.ends, self.labels]
+        if self.paths is not self.ids:
+            parts += [self.paths.bytes, self.paths.ends]
+        if self.spans is not None:
+            parts.append(self.spans)
+        total = hashlib.sha256()
+        for part in parts:
+            total.update(f"{tuple(part.shape)};".encode())
+            total.update(part.numpy().data)
+        return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One split of a dataset.
+
+    records: the videos.
+    classes: one tuple of class names a task; label i of a task means the i-th name.
+    split:   "train", "val" or "test"; empty for a list made by hand, as are the next two.
+    format:  the layout it was read from, a key of `LAYOUTS`.
+    digest:  SHA-256 of the exact list and its class names.
+    """
+
+    records: Sequence[VideoRecord]
+    classes: tuple[tuple[str, ...], ...]
+    split: str = ""
+    format: str = ""
+    digest: str = ""
+
+    @classmethod
+    def of(
+        cls, records: RecordTable, classes: tuple[tuple[str, ...], ...], split: str, format: str
+    ) -> Manifest:
+        """A manifest with its digest filled in."""
+        names = "\n".join("\t".join(task) for task in classes)
+        digest = hashlib.sha256(f"{records.digest()}\n{names}".encode()).hexdigest()
+        return cls(records, classes, split, format, digest)
+
+    @property
+    def num_classes(self) -> tuple[int, ...]:
+        """The number of classes of each task."""
+        return tuple(len(task) for task in self.classes)
+
+    def __str__(self) -> str:
+        classes = " + ".join(str(count) for count in self.num_classes) or "no"
+        return f"{self.format}: {len(self.records):,} videos, {classes} classes, split {self.split}"

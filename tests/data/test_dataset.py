@@ -1,0 +1,132 @@
+"""Batches: the same for any number of workers and after a resume; one decoding for all views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from xvit.config import AugmentConfig, ClipConfig, DataConfig
+from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
+from xvit.data.pyav import VideoFile
+from xvit.data.synth import write_motion_set
+from xvit.errors import ConfigError, VideoReadError
+from xvit.types import Batch, VideoRecord
+
+CLIP = ClipConfig(num_frames=4, size=32)
+
+
+@pytest.fixture(scope="module")
+def motion(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    root = tmp_path_factory.mktemp("motion")
+    write_motion_set(root, size=40, num_frames=12, train_per_class=3, val_per_class=1)
+    return load_manifest(DataConfig(root=str(root)), "train")
+
+
+def epoch(dataset: VideoDataset, number: int, workers: int) -> list[Batch]:
+    dataset.set_epoch(number)
+    return list(make_loader(dataset, batch_size=4, shuffle=True, num_workers=workers))
+
+
+@pytest.mark.parametrize("sampling", ["segment", "dense"])
+def test_same_clips_for_any_number_of_workers(motion: Manifest, sampling: str) -> None:
+    clip = CLIP.model_copy(update={"sampling": sampling})
+    dataset = VideoDataset(motion, clip, augment=AugmentConfig(), seed=5)
+    expected = epoch(dataset, 3, 0)
+    for workers in (1, 2):
+        for ours, theirs in zip(epoch(dataset, 3, workers), expected, strict=True):
+            assert torch.equal(ours.frames, theirs.frames)
+            assert torch.equal(ours.index, theirs.index)
+
+
+def test_epochs_differ_with_persistent_workers(motion: Manifest) -> None:
+    dataset = VideoDataset(motion, CLIP, augment=AugmentConfig(), seed=5)
+    loader = make_loader(dataset, batch_size=18, shuffle=True, num_workers=1)
+    batches = []
+    for number in (0, 1, 0):
+        dataset.set_epoch(number)
+        batches.append(next(iter(loader)))
+    assert torch.equal(batches[0].frames, batches[2].frames)
+    assert not torch.equal(batches[0].index, batches[1].index)
+    row = batches[0].index[0]
+    again = batches[1].frames[(batches[1].index == row).nonzero()[0, 0]]
+    assert not torch.equal(batches[0].frames[0], again)
+
+
+def test_resume_in_the_middle_of_an_epoch(motion: Manifest) -> None:
+    from accelerate import skip_first_batches
+
+    whole = epoch(VideoDataset(motion, CLIP, augment=AugmentConfig(), seed=5), 2, 0)
+    dataset = VideoDataset(motion, CLIP, augment=AugmentConfig(), seed=5)
+    dataset.set_epoch(2)
+    loader = make_loader(dataset, batch_size=4, shuffle=True, num_workers=0)
+    rest = list(skip_first_batches(loader, 2))
+    assert [b.index.tolist() for b in rest] == [b.index.tolist() for b in whole[2:]]
+    assert all(torch.equal(a.frames, b.frames) for a, b in zip(rest, whole[2:], strict=True))
+
+
+def test_views_decode_each_frame_once(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(shared / "videos" / "odd" / "real" / "hiera_dog.mp4")
+    read = []
+    close = VideoFile.close
+
+    def counting_close(self: VideoFile) -> None:
+        read.append(self.decoded_frames)
+        close(self)
+
+    monkeypatch.setattr(VideoFile, "close", counting_close)
+    manifest = Manifest((VideoRecord("dog", path, (0,)),), (("dog",),))
+    item = VideoDataset(manifest, CLIP, views=(3, 2))[0]
+    assert item.frames.shape == (1, 6, 4, 3, 32, 32)
+    assert len(read) == 1
+    assert read[0] <= 150
+
+
+def test_views_are_clips_times_crops(shared: Path) -> None:
+    path = str(shared / "videos" / "odd" / "real" / "k400_arm_wrestling_demo.mp4")
+    manifest = Manifest((VideoRecord("arm", path, (0,)),), (("arm",),))
+    views = VideoDataset(manifest, CLIP, views=(3, 2))[0].frames[0]
+    centres = VideoDataset(manifest, CLIP, views=(1, 2))[0].frames[0]
+    assert torch.equal(views[[1, 4]], centres)
+    assert len({v.numpy().tobytes() for v in views}) == 6
+
+
+def test_unreadable_videos_are_named(motion: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    records = [motion.records[0], VideoRecord("bad", str(tmp_path / "bad.mp4"), (1,)), motion.records[1]]
+    manifest = Manifest(records, motion.classes)
+    with pytest.raises(VideoReadError, match=r"bad.mp4: not a readable video"):
+        list(make_loader(VideoDataset(manifest, CLIP), batch_size=3, shuffle=False, num_workers=1))
+    dataset = VideoDataset(manifest, CLIP, on_error="skip")
+    (batch,) = make_loader(dataset, batch_size=3, shuffle=False, num_workers=0)
+    assert batch.index.tolist() == [0, 2]
+    assert batch.frames.shape == (2, 1, 4, 3, 32, 32)
+    ((row, reason),) = batch.failures
+    assert row == 1
+    assert "not a readable video" in reason
+    nothing = make_loader(dataset, batch_size=1, shuffle=False, num_workers=0)
+    assert [len(b.frames) for b in nothing] == [1, 0, 1]
+
+
+def test_flip_exchanges_labels(motion: Manifest) -> None:
+    names = motion.classes[0]
+    always = AugmentConfig(crop="none", flip_prob=1, flip_labels={"left": "right"})
+    never = always.model_copy(update={"flip_prob": 0})
+    flipped = epoch(VideoDataset(motion, CLIP, augment=always), 0, 0)
+    plain = epoch(VideoDataset(motion, CLIP, augment=never), 0, 0)
+    for a, b in zip(flipped, plain, strict=True):
+        assert torch.equal(a.frames, b.frames.flip(-1))
+        for ours, own in zip(a.labels[:, 0], b.labels[:, 0], strict=True):
+            swap = {"left": "right", "right": "left"}
+            assert names[ours] == swap.get(names[own], names[own])
+    with pytest.raises(ConfigError, match="flip_labels: 'west' is not a class"):
+        VideoDataset(motion, CLIP, augment=AugmentConfig(flip_labels={"west": "left"}))
+
+
+def test_normalised_with_the_clips_own_numbers(motion: Manifest) -> None:
+    raw = VideoDataset(motion, CLIP.model_copy(update={"mean": (0, 0, 0), "std": (1, 1, 1)}))[0].frames
+    assert 0 <= raw.min() < raw.max() <= 1
+    ours = VideoDataset(motion, CLIP)[0].frames
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CLIP.mean, CLIP.std))
+    torch.testing.assert_close(ours, (raw - mean) / std)
