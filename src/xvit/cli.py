@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from xvit.cli_weights import weights
 from xvit.errors import XViTError
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="XViT: video recognition at the cost of an image transformer.",
 )
+app.add_typer(weights, name="weights")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from xvit.config import ClipConfig, ModelConfig
 from xvit.errors import WeightsError
@@ -18,22 +20,34 @@ from xvit.models.released import read_released
 from xvit.models.xvit import XViT
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# Tensors under this prefix were in a foreign file but in no model; they are kept to write that file again.
+UNUSED = "unused."
 
 
 def save_model(model: XViT, folder: str | Path) -> None:
     """Write `model.safetensors` and `config.json` into `folder`; a killed process leaves the old ones."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    write_folder(Path(folder), model, model.state_dict())
+
+
+def write_folder(
+    folder: Path,
+    model: XViT,
+    tensors: Mapping[str, Tensor],
+    origin: Mapping[str, Any] | None = None,
+) -> None:
+    """`save_model` with tensors of one's own; `origin` says how a foreign file was wrapped."""
+    clip = {name: getattr(model.clip, name) for name in ClipConfig.model_fields}
     description = {
         "model": model.config.model_dump(mode="json"),
-        "clip": ClipConfig.model_validate(
-            {name: getattr(model.clip, name) for name in ClipConfig.model_fields}
-        ).model_dump(mode="json"),
+        "clip": ClipConfig.model_validate(clip).model_dump(mode="json"),
         "num_classes": model.num_classes,
         "classes": model.classes,
     }
-    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, folder / f".{WEIGHTS}", metadata={"format": "pt"})
+    if origin is not None:
+        description["origin"] = dict(origin)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(state, folder / f".{WEIGHTS}", metadata={"format": "pt"})
     (folder / f".{CONFIG}").write_text(json.dumps(description, indent=1), encoding="utf8")
     for name in (WEIGHTS, CONFIG):
         os.replace(folder / f".{name}", folder / name)
@@ -42,36 +56,43 @@ def save_model(model: XViT, folder: str | Path) -> None:
 def load_model(path: str | Path, **known: Any) -> XViT:
     """A model in eval mode from a run folder, our weight file, or the authors' `.pth`/`.pyth`.
 
-    `known` names what the authors' file does not tell, such as group=8, fraction=0.25, num_heads=12.
-    Raises WeightsError; nothing is half loaded.
+    `known` tells what an authors' file does not: group=8, fraction=0.25, num_heads=12, … (see
+    xvit.models.released.KNOWN). Raises WeightsError; nothing is half loaded.
     """
     path = Path(path)
-    if not path.exists():
-        raise WeightsError(path, "no such file or folder")
-    if path.is_file() and path.suffix != ".safetensors":
+    if is_released(path):
         released = read_released(path, **known)
         model = XViT(released.config, num_classes=released.num_classes, clip=released.clip)
         load_strictly(model, released.state, path)
     else:
-        model = _load_ours(path if path.is_dir() else path.parent)
+        model, state, _ = read_ours(path)
+        load_strictly(model, {k: v for k, v in state.items() if not k.startswith(UNUSED)}, path)
     return model.eval()
 
 
-def _load_ours(folder: Path) -> XViT:
-    for name in (WEIGHTS, CONFIG):
-        if not (folder / name).is_file():
-            raise WeightsError(folder, f"no {name} here: not a run folder, or its training never saved")
+def is_released(path: Path) -> bool:
+    """Whether `path` is to be read as the authors' layout. Raises WeightsError where there is nothing."""
+    if not path.exists():
+        raise WeightsError(path, "no such file or folder")
+    return path.is_file() and path.suffix != ".safetensors"
+
+
+def read_ours(path: Path) -> tuple[XViT, dict[str, Tensor], dict[str, Any]]:
+    """(the model with random weights, the tensors, config.json) of our folder or weight file."""
+    weights = path / WEIGHTS if path.is_dir() else path
+    config_file = weights.with_name(CONFIG)
+    for file in (weights, config_file):
+        if not file.is_file():
+            raise WeightsError(path, f"no {file.name} here: not a run folder, or its training never saved")
     try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf8"))
+        description = json.loads(config_file.read_text(encoding="utf8"))
         config = ModelConfig.model_validate(description["model"])
         clip = ClipConfig.model_validate(description["clip"])
         num_classes, classes = description["num_classes"], description["classes"]
     except (ValueError, KeyError, TypeError, ValidationError) as err:
-        raise WeightsError(folder / CONFIG, f"not a model description: {str(err).splitlines()[0]}") from err
-    model = XViT(config, num_classes=num_classes, clip=clip, classes=classes)
+        raise WeightsError(config_file, f"not a model description: {str(err).splitlines()[0]}") from err
     try:
-        state = load_file(folder / WEIGHTS)
+        state = load_file(weights)
     except (SafetensorError, OSError) as err:
-        raise WeightsError(folder / WEIGHTS, f"truncated or not safetensors: {err}") from err
-    load_strictly(model, state, folder / WEIGHTS)
-    return model
+        raise WeightsError(weights, f"truncated or not safetensors: {err}") from err
+    return XViT(config, num_classes=num_classes, clip=clip, classes=classes), state, description

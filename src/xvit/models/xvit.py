@@ -21,7 +21,7 @@ class XViT(nn.Module):
 
     config, clip: how it was built and what input it expects; both travel with the weights.
     num_classes:  one number a task.
-    classes:      the names of the classes, one tuple a task, where they are known.
+    classes:      the names of the classes, one tuple a task; their numbers where no names are known.
     """
 
     def __init__(
@@ -35,8 +35,7 @@ class XViT(nn.Module):
         super().__init__()
         self.config = config
         self.clip = clip
-        self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
-        self.classes = tuple(tuple(names) for names in classes or ())
+        self._set_classes(num_classes, classes)
         self.backbone = build_backbone(config, clip)
         self.num_features = self.head_hidden_size = self.backbone.num_features
         self.grad_checkpointing = False
@@ -47,6 +46,16 @@ class XViT(nn.Module):
             length = config.temporal_length or clip.num_frames
             self.temporal_embedding = nn.Parameter(torch.zeros(1, length, 1, self.num_features))
         self.head: MeanHead | TemporalHead = self._make_head()
+
+    def _set_classes(self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None) -> None:
+        self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
+        self.classes = tuple(tuple(names) for names in classes or ()) or tuple(
+            tuple(str(i) for i in range(count)) for count in self.num_classes
+        )
+        if tuple(len(names) for names in self.classes) != self.num_classes:
+            raise ConfigError(
+                f"{[len(names) for names in self.classes]} class names for {list(self.num_classes)} classes"
+            )
 
     def _set_mixing(self) -> None:
         mixing, summary = self.config.mixing, self.config.summary_token
@@ -129,8 +138,7 @@ class XViT(nn.Module):
         self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None = None
     ) -> None:
         """A new classifier for other classes; everything else keeps its weights."""
-        self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
-        self.classes = tuple(tuple(names) for names in classes or ())
+        self._set_classes(num_classes, classes)
         self.head.fc = self._make_head().fc.to(self.head.fc.weight)
 
     @property
