@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xvit.cli_weights import weights
+from xvit.cli_models import info, weights
 from xvit.errors import XViTError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     help="XViT: video recognition at the cost of an image transformer.",
 )
 app.add_typer(weights, name="weights")
+app.command()(info)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from xvit import create_model
+from xvit.cli import main
 from xvit.config import ClipConfig, Mixing, ModelConfig
 from xvit.models.cost import compare_schemes, kept_bytes, multiply_adds
 
@@ -83,3 +86,21 @@ def test_kept_bytes_counts_each_activation_once() -> None:
     layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4))
     # The input, and the output of the ReLU, which the ReLU and the second layer share.
     assert kept_bytes(layers, torch.zeros(3, 4)) == 2 * 3 * 4 * 4
+
+
+def test_info_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["vit_tiny_patch16_224", "--num-classes", "5", "data.size=32", "model.backbone_args.depth=2"]
+    monkeypatch.setattr(sys, "argv", ["xvit", "info", *arguments, "model.mixing.gate=learned"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code in (0, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "vit_tiny_patch16_224, 8 frames of 32×32, 5 classes"
+    assert [line.split()[0] for line in lines[3:7]] == ["mixing", "spatial", "divided", "joint"]
+    # 2 blocks, 8 frames of 5 tokens, half of 192 channels, keys and values.
+    assert (
+        lines[7]
+        == f"the learned gate adds {2 * 8 * 5 * 96 * 2 / 1e6:.1f} M elementwise multiply-adds per clip"
+    )
