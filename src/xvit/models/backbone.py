@@ -158,7 +158,7 @@ def embed(backbone: VisionTransformer, images: Tensor, spatial_resize: str) -> T
     x = x.flatten(1, 2)
     names = ("cls_token", "dist_token", "reg_token")
     tokens = [getattr(backbone, name, None) for name in names]
-    prefix = [token.expand(len(x), -1, -1) for token in tokens if token is not None]
+    prefix = [token.expand(x.shape[0], -1, -1) for token in tokens if token is not None]
     positions = _positions(backbone, grid, spatial_resize)
     if positions is None:
         return torch.cat([*prefix, x], dim=1)

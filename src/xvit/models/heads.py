@@ -75,7 +75,7 @@ class TemporalHead(nn.Module):
         """features: (B, T, D) -> logits (B, K), or what the classifier sees (B, D)."""
         # NOTE(parity): dropout acts on every frame's feature here and again before the classifier.
         frames = self.dropout(features)
-        token = self.cls_token.expand(len(frames), -1, -1)
+        token = self.cls_token.expand(frames.shape[0], -1, -1)
         if self.from_mean:
             token = token + frames.mean(dim=1, keepdim=True)
         if self.positions is not None:
