@@ -9,14 +9,22 @@ from xvit.engine.scores import Evaluation
 
 
 def make_evaluation(
-    num_classes: int = 6, per_class: int = 8, *, strength: float = 3.0, views: int = 1, seed: int = 0
+    num_classes: int = 6,
+    per_class: int = 8,
+    *,
+    strength: float = 3.0,
+    twins: float = 0.0,
+    views: int = 1,
+    seed: int = 0,
 ) -> Evaluation:
-    """Made-up scores: the true class is `strength` standard deviations above the rest."""
+    """Made-up scores: the true class is `strength` standard deviations above the rest, its twin `twins`."""
     rng = np.random.default_rng(seed)
     names = tuple(f"class {k}" for k in range(num_classes))
     labels = np.repeat(np.arange(num_classes), per_class)
     each = rng.normal(size=(len(labels), views, num_classes))
     each[np.arange(len(labels)), :, labels] += strength
+    each += twins * np.eye(num_classes)[np.minimum(labels ^ 1, num_classes - 1)][:, None]
+    each += rng.normal(size=(len(labels), 1, num_classes))  # what all views of a video share
     means = softmax(each).cumsum(1) / np.arange(1, views + 1)[:, None]
     ordered = np.sort(means, axis=2)
     return Evaluation(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
+LAST = np.iinfo(np.int64).max  # the rank of what is never found
+
 
 class Interval(NamedTuple):
     """A figure and its 95 % interval."""
@@ -53,7 +55,7 @@ def label_ranks(scores: Floats, labels: Ints) -> NDArray[np.int64]:
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     earlier = np.arange(scores.shape[1])[None] < labels[:, None]
     ranks = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
-    return np.where(np.isnan(own[:, 0]), scores.shape[1], ranks)
+    return np.where(np.isnan(own[:, 0]), LAST, ranks)
 
 
 def top_k_accuracy(scores: Floats, labels: Ints, k: int = 1) -> float:
@@ -94,7 +96,7 @@ def most_confused(confusion: Ints, limit: int = 10) -> list[tuple[int, int, int]
 def calibration(probabilities: Floats, labels: Ints, bins: int = 15) -> Calibration:
     """How far the leader's probability is to be believed. `probabilities` is (N, K), rows summing to 1."""
     leader = probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1)
+    confidence = np.nan_to_num(probabilities.max(axis=1))
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(which, minlength=bins)
     empty = np.full(bins, np.nan)

@@ -1,54 +1,196 @@
-"""The evaluation of a trained model over a split, with its files: what `xvit eval` does."""
+"""The evaluation of a trained model over a split, from folder to files: what `xvit eval` does."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from xvit.config import Config, load_config, parse_views
-from xvit.data import VideoDataset, load_manifest, make_loader
-from xvit.engine.evaluate import evaluate
+import numpy as np
+import torch
+
+from xvit import __version__
+from xvit.config import ClipConfig, Config, load_config, parse_views
+from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
+from xvit.engine.evaluate import evaluate, view_order
+from xvit.engine.journal import Journal
+from xvit.engine.results import read_groups, results
 from xvit.engine.runlog import ProgressLine
-from xvit.engine.scores import Evaluation, write_predictions, write_scores
+from xvit.engine.scores import Evaluation, write_predictions, write_scores, write_submission
 from xvit.errors import ConfigError
-from xvit.models import load_model
+from xvit.models import XViT, load_model
+from xvit.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedRun:
+    """An evaluation with where it came from. `found` is what `results.json` holds."""
+
+    evaluation: Evaluation
+    found: dict[str, Any]
+    folder: Path
+    manifest: Manifest
+    clip: ClipConfig
 
 
 def evaluate_run(
     model: str | Path,
     *,
     data: str | None = None,
-    views: str = "1x1",
+    views: str | None = None,
     split: str = "val",
+    overrides: Sequence[str] = (),
     output: Path | None = None,
+    stop_margin: float | None = None,
+    top_k: Sequence[int] = (1, 5),
+    groups: Path | None = None,
+    command: str = "",
     quiet: bool = False,
-) -> tuple[Evaluation, Path]:
-    """Score a split over `views` (crops×clips) and write the results; returns them and their folder.
+) -> EvaluatedRun:
+    """Score a split and write `scores.npz`, `predictions.csv` and `results.json`.
 
-    `model` is a run folder or a weight file, `data` a folder of videos (default: the run's own). Writes
-    `scores.npz` and `predictions.csv` to `output` (default: `eval` inside the run or beside the file).
+    `model` is a run folder or a weight file, `data` a folder of videos (default: the run's own), `views`
+    crops×clips (default: the configuration's), `groups` a csv of recordings (see `read_groups`). Files go to
+    `output` (default: `eval` inside the run or beside the file). A list without labels also gives
+    `submission.csv`. Interrupted, the same call goes on with the videos that are not finished.
     """
     path = Path(model)
     network = load_model(path)
-    config = load_config(path / "config.yaml") if (path / "config.yaml").exists() else Config()
-    data_config = config.data.model_copy(update={"root": data} if data else {})
-    if data_config.root is None:
+    config = load_config(path / "config.yaml" if (path / "config.yaml").is_file() else None, overrides)
+    config = _settled(config, network, data, views, overrides)
+    if config.data.root is None:
         raise ConfigError(f"{path} does not say where the videos are; add --data FOLDER")
-    manifest = load_manifest(data_config, split, classes=network.classes)
-    dataset = VideoDataset(manifest, network.clip, views=parse_views(views), on_error=data_config.on_error)
-    loader = make_loader(
-        dataset, batch_size=config.eval.batch_size, shuffle=False, num_workers=data_config.num_workers
-    )
-    with ProgressLine("eval", len(dataset), quiet=quiet) as bar:
-        evaluation = evaluate(
+    clip = _clip(network, config, overrides)
+    manifest = load_manifest(config.data, split, classes=network.classes or _numbers(network))
+    weights = sha256(path / "model.safetensors" if path.is_dir() else path)
+    folder = output or (path if path.is_dir() else path.parent) / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "list": {
+            "root": config.data.root,
+            "split": split,
+            "format": manifest.format,
+            "sha256": manifest.digest,
+        },
+        "weights": {"path": str(path), "sha256": weights},
+        "config": {
+            "eval": config.eval.model_dump(mode="json"),
+            "clip": clip.model_dump(mode="json"),
+            "stop_margin": stop_margin,
+        },
+    }
+    journal = Journal(folder / "unfinished.bin", {**about, "torch": version("torch")})
+    evaluation = _score(network, manifest, config, clip, journal, stop_margin, quiet)
+    recordings = read_groups(groups) if groups is not None else None
+    found = {**results(evaluation, top_k=top_k, groups=recordings), **about, **_circumstances(command)}
+    write_scores(evaluation, folder / "scores.npz")
+    write_predictions(evaluation, folder / "predictions.csv")
+    if not evaluation.labels.shape[1]:
+        write_submission(evaluation, folder / "submission.csv")
+    write_results(found, folder / "results.json")
+    journal.close()
+    return EvaluatedRun(evaluation, found, folder, manifest, clip)
+
+
+def write_results(found: dict[str, Any], path: Path) -> None:
+    """Write results as JSON; what is not a number is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    path.write_text(json.dumps(plain(found), indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _score(
+    network: XViT,
+    manifest: Manifest,
+    config: Config,
+    clip: ClipConfig,
+    journal: Journal,
+    stop_margin: float | None,
+    quiet: bool,
+) -> Evaluation:
+    crops, clips = parse_views(config.eval.views)
+    finished = {int(row) for part in journal.finished for row in part.rows}
+    rows = np.array([row for row in range(len(manifest.records)) if row not in finished], np.int64)
+    rest = dataclasses.replace(manifest, records=[manifest.records[row] for row in rows.tolist()])
+    dataset = VideoDataset(rest, clip, views=(crops, clips), on_error=config.data.on_error)
+    videos = max(1, config.eval.batch_size // (crops * clips))
+    loader = make_loader(dataset, batch_size=videos, shuffle=False, num_workers=config.data.num_workers)
+    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
+    network.to("cpu" if device == "auto" else device)
+    with ProgressLine("eval", len(manifest.records), quiet=quiet) as bar:
+        if finished:
+            bar.advance(len(finished))
+        return evaluate(
             network,
-            loader,
+            _renumbered(loader, rows) if len(rows) else (),
             manifest=manifest,
             combine=config.eval.combine,
             clips_per_pass=config.eval.batch_size,
+            view_order=view_order(crops, clips),
+            stop_margin=stop_margin,
+            earlier=journal.finished,
+            on_scored=journal.add,
             on_progress=bar.advance,
         )
-    folder = output or (path if path.is_dir() else path.parent) / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_scores(evaluation, folder / "scores.npz")
-    write_predictions(evaluation, folder / "predictions.csv")
-    return evaluation, folder
+
+
+def _settled(
+    config: Config, network: XViT, data: str | None, views: str | None, overrides: Sequence[str]
+) -> Config:
+    """The configuration with the command's own options, and the released files' way of adding up views."""
+    changes = config.eval.model_dump()
+    if views is not None:
+        parse_views(views)
+        changes["views"] = views
+    chosen = any(item.startswith("eval.combine=") for item in overrides)
+    if network.clip.clip_position == "released" and not chosen:
+        # NOTE(parity): the released code adds up raw logits over views.
+        changes["combine"] = "logits"
+    root = {"root": data} if data is not None else {}
+    return config.model_copy(
+        update={"eval": type(config.eval)(**changes), "data": config.data.model_copy(update=root)}
+    )
+
+
+def _clip(network: XViT, config: Config, overrides: Sequence[str]) -> ClipConfig:
+    """The model's own input, but for what the command overrides."""
+    keys = {item.partition("=")[0].removeprefix("data.") for item in overrides if item.startswith("data.")}
+    changed = {key: getattr(config.data, key) for key in keys & set(ClipConfig.model_fields)}
+    return ClipConfig(**{key: getattr(network.clip, key) for key in ClipConfig.model_fields} | changed)
+
+
+def _numbers(network: XViT) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(str(k) for k in range(count)) for count in network.num_classes)
+
+
+def _renumbered(loader: Iterable[Batch], rows: np.ndarray) -> Iterator[Batch]:
+    """Batches of some of a list's rows, numbered as in the whole list."""
+    for batch in loader:
+        failures = tuple((int(rows[row]), reason) for row, reason in batch.failures)
+        yield Batch(batch.frames, batch.labels, torch.from_numpy(rows[batch.index.numpy()]), failures)
+
+
+def _circumstances(command: str) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("torch", "timm", "av", "numpy")}
+    return {
+        "command": command,
+        "versions": {"xvit": __version__, "python": platform.python_version(), **versions},
+    }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xvit.engine.metrics import label_ranks, pair_ranks, softmax
+from xvit.engine.metrics import LAST, label_ranks, pair_ranks, softmax
 from xvit.errors import DatasetError
 from xvit.types import VideoRecord
 
@@ -73,11 +73,11 @@ class Evaluation:
             raise ValueError("this list has no labels")
         scores = self.by_task(self.scores)
         if len(scores) == 1:
-            last = len(self.classes[0])
-            ranks = [np.where(label < 0, last, label_ranks(self.scores, label)) for label in self.labels.T]
+            ranks = [np.where(label < 0, LAST, label_ranks(self.scores, label)) for label in self.labels.T]
             return np.min(ranks, axis=0)
         if len(scores) == 2:
-            return pair_ranks(*self.probabilities(), *self.labels.T[:2])
+            first, second = self.probabilities()
+            return pair_ranks(first, second, self.labels[:, 0], self.labels[:, 1])
         each = zip(scores, self.labels.T, strict=True)
         return np.max([label_ranks(part, label) for part, label in each], axis=0)
 
@@ -212,3 +212,10 @@ def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
                 top = [names[k] for k in best[row]]
                 values = " ".join(f"{scores[row, k]:.6g}" for k in best[row])
                 rows.writerow([video, task, truth, top[0], "|".join(top), values])
+
+
+def write_submission(evaluation: Evaluation, path: str | Path) -> None:
+    """Write what the SSv2 test server takes: `video_id;k;k;k;k;k`, class numbers, best first."""
+    best = np.argsort(-evaluation.scores, axis=1, kind="stable")[:, :5]
+    lines = (";".join([name, *map(str, row)]) for name, row in zip(evaluation.video_id, best, strict=True))
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xvit.report.demo import TrainedModel, write_demo_report
+from xvit.report.evaluation import read_strips, worst_mistakes, write_report
 from xvit.report.page import Filmstrip, filmstrip, one_per_class
 
 __all__ = [
@@ -10,5 +11,8 @@ __all__ = [
     "TrainedModel",
     "filmstrip",
     "one_per_class",
+    "read_strips",
+    "worst_mistakes",
     "write_demo_report",
+    "write_report",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,18 @@ def render(template: str, path: str | Path, **values: Any) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["percent"] = lambda share: "–" if np.isnan(share) else f"{100 * share:.1f} %"
+    environment.filters["percent"] = lambda share: (
+        "–" if share is None or np.isnan(share) else f"{100 * share:.1f} %"
+    )
     environment.filters["count"] = _short_count
+    environment.filters["interval"] = _interval
     environment.globals["matrix_data"] = matrix_data
     Path(path).write_text(environment.get_template(template).render(values), encoding="utf8")
+
+
+def _interval(figure: Mapping[str, float]) -> Markup:
+    shares = {name: 100 * share for name, share in figure.items()}
+    return Markup('{value:.1f} % <span class="range">{low:.1f}–{high:.1f}</span>').format(**shares)
 
 
 def _short_count(number: float) -> str:

@@ -43,7 +43,7 @@ for (const figure of document.querySelectorAll(".confusion")) {
     pen.font = font;
     pen.fillStyle = colour("--panel");
     pen.fillRect(margin, margin, side * shown, side * shown);
-    const gap = side > 8 ? 1 : 0, least = Math.max(side - gap, 1 / scale);
+    const gap = side > 8 ? 1 : 0, least = Math.max(side - gap, 2);
     for (const [r, c, n] of cells) {
       const row = place[r] - top, column = place[c] - left;
       if (row < 0 || column < 0 || row >= shown || column >= shown) continue;
@@ -140,7 +140,8 @@ for (const figure of document.querySelectorAll(".confusion")) {
   }, { passive: false });
   for (const change of ["focus", "blur"]) canvas.addEventListener(change, draw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  let drawnWidth = 0;
+  draw();
+  let drawnWidth = figure.clientWidth;
   new ResizeObserver(() => requestAnimationFrame(() => {
     if (figure.clientWidth === drawnWidth) return;
     drawnWidth = figure.clientWidth;

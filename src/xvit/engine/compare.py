@@ -1,0 +1,114 @@
+"""Two score files side by side: which is better, by how much, and on which videos; or both together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xvit.engine import metrics
+from xvit.engine.results import group_numbers
+from xvit.engine.scores import Evaluation
+from xvit.errors import DatasetError
+
+
+def align(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The videos that all of them scored, in one order. Raises DatasetError where the labels differ."""
+    first = evaluations[0]
+    common = set(first.video_id).intersection(*(other.video_id for other in evaluations[1:]))
+    names = [name for name in first.video_id if name in common]
+    if not names:
+        raise DatasetError("these scores have no video in common")
+    aligned = []
+    for one in evaluations:
+        if [len(task) for task in one.classes] != [len(task) for task in first.classes]:
+            raise DatasetError("these scores are over different classes")
+        place = {name: row for row, name in enumerate(one.video_id)}
+        aligned.append(_take(one, np.array([place[name] for name in names])))
+    for one in aligned[1:]:
+        if not np.array_equal(one.labels, aligned[0].labels):
+            raise DatasetError("these scores are of different labels: the lists are not the same")
+    return aligned
+
+
+def ensemble(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The mean of the probabilities over the videos that all of them scored."""
+    aligned = align(evaluations)
+    mean = np.mean([np.concatenate(one.probabilities(), axis=1) for one in aligned], axis=0)
+    base = aligned[0]
+    scores = mean.astype(np.float32)
+    tasks = base.by_task(scores)
+    dropped = sorted({name for one in evaluations for name in one.video_id} - set(base.video_id))
+    return dataclasses.replace(
+        base,
+        scores=scores,
+        missing=(*base.missing, *((name, "not in all score files") for name in dropped)),
+        combine="probabilities",
+        leaders=np.stack([task.argmax(1) for task in tasks], 1)[:, None].astype(np.int32),
+        margins=np.min([_lead(task) for task in tasks], axis=0)[:, None],
+        views_used=np.sum([one.views_used for one in aligned], axis=0),
+        seconds=sum(one.seconds for one in aligned),
+    )
+
+
+def compare(a: Evaluation, b: Evaluation, *, groups: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """How `b` differs from `a` on the videos that both scored.
+
+    `top1` and `top5`: `a`, `b`, and their `difference` b − a with its paired 95 % bootstrap interval; `fixed`
+    and `broken`: the videos whose top-1 flipped, with both answers; `only_a`, `only_b`: videos that the other
+    lacks.
+    Raises DatasetError without labels.
+    """
+    one, two = align([a, b])
+    if not one.labels.shape[1]:
+        raise DatasetError("these scores have no labels: there is nothing to compare them by")
+    numbers = group_numbers(one.video_id, groups)
+    ranks = one.ranks(), two.ranks()
+    found: dict[str, Any] = {"videos": len(one.video_id)}
+    for k in (1, 5):
+        hits = [(each < k).astype(np.float64) for each in ranks]
+        change = hits[1] - hits[0]
+        found[f"top{k}"] = {
+            "a": float(hits[0].mean()),
+            "b": float(hits[1].mean()),
+            "difference": _mean_interval(change, numbers)._asdict(),
+        }
+    right = [each < 1 for each in ranks]
+    found["fixed"] = [_flip(one, two, row) for row in np.flatnonzero(~right[0] & right[1]).tolist()]
+    found["broken"] = [_flip(one, two, row) for row in np.flatnonzero(right[0] & ~right[1]).tolist()]
+    found["only_a"] = sorted(set(a.video_id) - set(b.video_id))
+    found["only_b"] = sorted(set(b.video_id) - set(a.video_id))
+    return found
+
+
+def _mean_interval(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> metrics.Interval:
+    return metrics.bootstrap(lambda videos: float(values[videos].mean()), len(values), groups=groups)
+
+
+def _lead(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    best = np.sort(scores, axis=1)[:, -2:]
+    return (best[:, -1] - best[:, 0]).astype(np.float32)
+
+
+def _flip(one: Evaluation, two: Evaluation, row: int) -> dict[str, str]:
+    def answer(evaluation: Evaluation) -> str:
+        parts = evaluation.by_task(evaluation.scores)
+        return " ".join(names[part[row].argmax()] for names, part in zip(one.classes, parts, strict=True))
+
+    if len(one.classes) == 1:
+        truth = "|".join(one.classes[0][label] for label in one.labels[row] if label >= 0)
+    else:
+        truth = " ".join(names[k] for names, k in zip(one.classes, one.labels[row], strict=True))
+    return {"video_id": one.video_id[row], "label": truth, "a": answer(one), "b": answer(two)}
+
+
+def _take(one: Evaluation, rows: NDArray[np.int64]) -> Evaluation:
+    columns = ("scores", "labels", "leaders", "margins", "views_used")
+    return dataclasses.replace(
+        one,
+        video_id=tuple(one.video_id[row] for row in rows),
+        **{name: getattr(one, name)[rows] for name in columns},
+    )

@@ -1,0 +1,173 @@
+"""From scores to results: what `results.json` and the report say of an evaluation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xvit.engine import metrics
+from xvit.engine.scores import Evaluation
+from xvit.errors import DatasetError
+
+TASKS = ("verb", "noun")  # what two tasks are: EPIC-KITCHENS
+
+
+def results(
+    evaluation: Evaluation, *, top_k: Sequence[int] = (1, 5), groups: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Everything that the scores tell, as plain JSON values.
+
+    `videos` and `missing`; `tasks`: for each (its name as key; "class" where there is one, else "verb",
+    "noun" and their pair, "action") the accuracies with 95 % bootstrap intervals, `per_class`, `confusion` as
+    [true, predicted, videos] rows, `calibration`; or, where videos have several labels, `map`. Then accuracy
+    by number of views. `groups` names each video's recording, by video_id; intervals then draw recordings.
+    """
+    numbers = group_numbers(evaluation.video_id, groups)
+    found: dict[str, Any] = {
+        "videos": len(evaluation.video_id),
+        "missing": [{"video_id": name, "reason": reason} for name, reason in evaluation.missing],
+        "groups": None if numbers is None else int(numbers.max(initial=-1)) + 1,
+        "combine": evaluation.combine,
+        "views": evaluation.num_views,
+        "mean_views": float(evaluation.views_used.mean()) if evaluation.video_id else None,
+        "seconds": evaluation.seconds,
+        "not_finite": int((~np.isfinite(evaluation.scores).all(1)).sum()),
+        "tasks": {},
+    }
+    if not evaluation.video_id or not evaluation.labels.shape[1]:
+        return found
+    tasks = found["tasks"]
+    if len(evaluation.classes) == 1 and evaluation.labels.shape[1] > 1:
+        return {**found, "tasks": {"class": _several_labels(evaluation, top_k, numbers)}}
+    for task, name in enumerate(task_names(evaluation)):
+        tasks[name] = _task(evaluation, task, top_k, numbers)
+    if len(evaluation.classes) > 1:
+        tasks["action"] = accuracies(evaluation.ranks(), top_k, numbers)
+    return {**found, **_by_views(evaluation)}
+
+
+def task_names(evaluation: Evaluation) -> tuple[str, ...]:
+    """The names of an evaluation's tasks."""
+    count = len(evaluation.classes)
+    return {1: ("class",), 2: TASKS}.get(count, tuple(f"task {n}" for n in range(count)))
+
+
+def accuracies(
+    ranks: NDArray[np.int64], top_k: Sequence[int], groups: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    """`top1`, `top5`, … with intervals, from the true classes' ranks (N,)."""
+
+    def share(k: int) -> metrics.Interval:
+        hit = ranks < k
+        return metrics.bootstrap(lambda videos: float(hit[videos].mean()), len(ranks), groups=groups)
+
+    return {f"top{k}": share(k)._asdict() for k in top_k}
+
+
+def read_groups(path: str | Path) -> dict[str, str]:
+    """The recording of each video: a csv with a header, then lines with a video first and its group last.
+
+    Fields are separated by commas or spaces; a video stands under its path and under its path without suffix.
+    Raises DatasetError (file and line).
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise DatasetError(f"{path}: cannot be read as text: {err}") from err
+    groups = {}
+    separator = "," if lines and "," in lines[0] else " "
+    for number, fields in enumerate(csv.reader(lines[1:], delimiter=separator), start=2):
+        if not fields:
+            continue
+        if len(fields) < 2:
+            raise DatasetError(f"{path}:{number}: expected a video and its group, got {fields[0]!r}")
+        groups[fields[0]] = groups[str(Path(fields[0]).with_suffix(""))] = fields[-1]
+    return groups
+
+
+def _task(
+    evaluation: Evaluation, task: int, top_k: Sequence[int], groups: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    names = evaluation.classes[task]
+    scores, labels = evaluation.by_task(evaluation.scores)[task], evaluation.labels[:, task]
+    ranks = metrics.label_ranks(scores, labels)
+    correct, predicted = ranks < 1, scores.argmax(1)
+    confusion = metrics.confusion_matrix(labels, predicted, len(names))
+    per_class = metrics.class_accuracy(correct, labels, len(names))
+    belief = metrics.calibration(evaluation.probabilities()[task], labels)
+
+    def class_mean(videos: NDArray[np.int64]) -> float:
+        return metrics.mean_class_accuracy(correct[videos], labels[videos])
+
+    true, other = np.nonzero(confusion)
+    return {
+        **accuracies(ranks, top_k, groups),
+        "mean_class_accuracy": metrics.bootstrap(class_mean, len(labels), groups=groups)._asdict(),
+        "ece": belief.ece,
+        "calibration": [
+            {"videos": int(n), "confidence": float(sure), "accuracy": float(right)}
+            for n, sure, right in zip(belief.videos, belief.confidence, belief.accuracy, strict=True)
+            if n
+        ],
+        "per_class": [
+            {"class": name, "videos": int(n), "top1": float(share)}
+            for name, n, share in zip(names, confusion.sum(1), per_class, strict=True)
+            if n
+        ],
+        "confusion": np.stack([true, other, confusion[true, other]], 1).tolist(),
+        "most_confused": [
+            {"class": names[a], "taken_for": names[b], "videos": n, "of": int(confusion[a].sum())}
+            for a, b, n in metrics.most_confused(confusion, 20)
+        ],
+    }
+
+
+def _several_labels(
+    evaluation: Evaluation, top_k: Sequence[int], groups: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    names = evaluation.classes[0]
+    positive = np.zeros(evaluation.scores.shape, bool)
+    rows, columns = np.nonzero(evaluation.labels >= 0)
+    positive[rows, evaluation.labels[rows, columns]] = True
+    each = [metrics.average_precision(evaluation.scores[:, k], positive[:, k]) for k in range(len(names))]
+    return {
+        "map": float(np.nanmean(each)),
+        **accuracies(evaluation.ranks(), top_k, groups),
+        "per_class": [
+            {"class": name, "videos": int(positive[:, k].sum()), "average_precision": each[k]}
+            for k, name in enumerate(names)
+            if positive[:, k].any()
+        ],
+    }
+
+
+def _by_views(evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy after 1, 2, … views, and for a range of margins at which to stop, accuracy by mean views."""
+    labels = evaluation.labels[:, : len(evaluation.classes)]
+    right = (evaluation.leaders == labels[:, None]).all(2)  # (N, V)
+    views = np.arange(1, evaluation.num_views + 1)
+    budget = []
+    for margin in np.unique(np.quantile(evaluation.margins, np.linspace(0, 1, 21))):
+        ahead = evaluation.margins >= margin
+        used = np.where(ahead.any(1), ahead.argmax(1) + 1, views[-1])
+        used = np.minimum(used, evaluation.views_used)
+        top1 = right[np.arange(len(right)), used - 1].mean()
+        budget.append({"margin": float(margin), "mean_views": float(used.mean()), "top1": float(top1)})
+    by_views = [{"views": int(v), "top1": float(right[:, v - 1].mean())} for v in views]
+    return {"by_views": by_views, "by_margin": budget if len(views) > 1 else []}
+
+
+def group_numbers(video_id: Sequence[str], groups: Mapping[str, str] | None) -> NDArray[np.int64] | None:
+    """(N,) the videos' recordings, numbered from 0. Raises DatasetError naming a video without one."""
+    if groups is None:
+        return None
+    lacking = [name for name in video_id if name not in groups]
+    if lacking:
+        raise DatasetError(f"no group is given for {lacking[0]} ({len(lacking)} of {len(video_id)} videos)")
+    return np.unique([groups[name] for name in video_id], return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import Browser
+from made_up import make_evaluation
+
+from xvit.config import ClipConfig
+from xvit.engine.results import results
+from xvit.report import filmstrip, worst_mistakes, write_report
+from xvit.report.evaluation import shown
+
+
+def write(path: Path, num_classes: int) -> None:
+    evaluation = make_evaluation(num_classes, 8, strength=3, twins=2, views=6)
+    evaluation = dataclasses.replace(evaluation, missing=(("gone.mp4", "no <video> stream"),))
+    frames = np.random.default_rng(0).integers(0, 255, (4, 3, 96, 80), np.uint8)
+    strips = [filmstrip(evaluation, row, frames) for row in worst_mistakes(evaluation, 3)]
+    write_report(path, results(evaluation), evaluation, strips)
+
+
+def test_worst_mistakes_are_mistakes_surest_first() -> None:
+    evaluation = make_evaluation(5, 12, strength=1.0)
+    rows = worst_mistakes(evaluation)
+    assert 0 < len(rows) <= 24
+    assert (evaluation.scores[rows].argmax(1) != evaluation.labels[rows, 0]).all()
+    assert (np.diff(evaluation.scores[rows].max(1)) <= 0).all()
+
+
+def test_shown_undoes_the_normalisation() -> None:
+    clip = ClipConfig()
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (clip.mean, clip.std))
+    np.testing.assert_array_equal(shown(((pictures / 255 - mean) / std).astype(np.float32), clip), pictures)
+
+
+def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
+    write(tmp_path / "report.html", 5)
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert "1 missing" in page
+    assert "no &lt;video&gt; stream" in page
+
+
+def test_a_page_without_labels(tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(make_evaluation(), labels=np.zeros((48, 0), np.int64))
+    write_report(tmp_path / "report.html", results(evaluation), evaluation)
+    assert "The list has no labels" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("num_classes", [5, 600])
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True)])
+def test_the_page_in_a_browser(
+    chromium: Browser, tmp_path: Path, num_classes: int, width: int, dark: bool
+) -> None:
+    write(tmp_path / "report.html", num_classes)
+    chromium.open(tmp_path / "report.html", width=width, dark=dark)
+    assert chromium.run("return document.documentElement.scrollWidth") <= width
+    assert chromium.console() == []
+
+    chromium.run("document.querySelector('canvas').focus()")
+    chromium.press("\ue015", "\ue014")  # arrow down, arrow right
+    status = chromium.run("return document.querySelector('.status').textContent")
+    assert re.fullmatch(r"class 1 recognised: \d of 8 videos \(.*\)", status)
+    before = chromium.run("return document.querySelector('canvas').toDataURL()")
+    chromium.press("+")
+    zoomed = chromium.run("return document.querySelector('canvas').toDataURL()")
+    assert zoomed != before
+    chromium.press("\ue00c")  # escape
+    assert chromium.run("return document.querySelector('canvas').toDataURL()") == before
+    chromium.run(
+        "const s = document.querySelector('select'); s.value = 'worst'; s.dispatchEvent(new Event('change'))"
+    )
+    assert chromium.run("return document.querySelector('canvas').toDataURL()") != before
+
+    column = "return [...document.querySelectorAll('.sortable tbody tr')].map(r => +r.cells[2].dataset.value)"
+    shares = chromium.run(column)
+    assert shares == sorted(shares)
+    chromium.run("document.querySelectorAll('.sortable button')[2].click()")
+    assert chromium.run(column) == sorted(shares, reverse=True)
+    assert chromium.console() == []
+
+
+def test_every_control_has_a_name(chromium: Browser, tmp_path: Path) -> None:
+    write(tmp_path / "report.html", 5)
+    chromium.open(tmp_path / "report.html")
+    chromium.cdp("Accessibility.enable")
+    nodes = chromium.cdp("Accessibility.getFullAXTree")["nodes"]
+    controls = {"button", "combobox", "Canvas", "application", "image", "img", "region"}
+    shown_nodes = [n for n in nodes if not n["ignored"] and n["role"]["value"] in controls]
+    assert {n["role"]["value"] for n in shown_nodes} >= {"button", "combobox", "application", "region"}
+    assert [n["role"]["value"] for n in shown_nodes if not n.get("name", {}).get("value")] == []
