@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from xvit.cli_eval import compare, evaluate
 from xvit.cli_models import info, weights
 from xvit.errors import XViTError
 
@@ -20,6 +21,8 @@ app = typer.Typer(
 )
 app.add_typer(weights, name="weights")
 app.command()(info)
+app.command("eval")(evaluate)
+app.command()(compare)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]
@@ -56,22 +59,6 @@ def train(
 
     folder = train_model(settings)
     typer.echo(f"saved {folder}; next: xvit eval {folder} --views 3x1")
-
-
-@app.command("eval")
-def evaluate(
-    model: Annotated[str, typer.Argument(help="a run folder or a weight file")],
-    data: Annotated[str | None, typer.Option(help="folder of videos; default: the run's own")] = None,
-    views: Views = "1x1",
-    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
-    output: Annotated[Path | None, typer.Option(help="folder to write; default: RUN/eval")] = None,
-) -> None:
-    """Score a labelled split over several views."""
-    from xvit.engine.protocol import evaluate_run
-
-    evaluation, folder = evaluate_run(model, data=data, views=views, split=split, output=output)
-    typer.echo(evaluation.table())
-    typer.echo(f"saved {folder}")
 
 
 @app.command()

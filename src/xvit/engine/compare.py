@@ -84,6 +84,26 @@ def compare(a: Evaluation, b: Evaluation, *, groups: Mapping[str, str] | None = 
     return found
 
 
+def comparison_text(found: Mapping[str, Any], a: str, b: str, flips: int) -> str:
+    """A comparison as lines for a terminal, with at most `flips` videos each way."""
+    lines = [f"A  {a}", f"B  {b}", f"{found['videos']} videos that both scored"]
+    for side in ("a", "b"):
+        if found[f"only_{side}"]:
+            lines.append(f"{len(found[f'only_{side}'])} only in {side.upper()}")
+    for key in ("top1", "top5"):
+        figures, change = found[key], found[key]["difference"]
+        lines.append(
+            f"{key.replace('top', 'top-')}  A {100 * figures['a']:.2f} %  B {100 * figures['b']:.2f} %  "
+            f"B − A {100 * change['value']:+.2f}, {100 * change['low']:+.2f} to {100 * change['high']:+.2f}"
+        )
+    for key, title in (("fixed", "right only in B"), ("broken", "right only in A")):
+        lines.append(f"{len(found[key])} {title}")
+        lines += [f"  {v['video_id']}: {v['label']}; A {v['a']}, B {v['b']}" for v in found[key][:flips]]
+        if len(found[key]) > flips:
+            lines.append(f"  … and {len(found[key]) - flips} more")
+    return "\n".join(lines)
+
+
 def _mean_interval(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> metrics.Interval:
     return metrics.bootstrap(lambda videos: float(values[videos].mean()), len(values), groups=groups)
 

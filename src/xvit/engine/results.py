@@ -15,6 +15,7 @@ from xvit.engine.scores import Evaluation
 from xvit.errors import DatasetError
 
 TASKS = ("verb", "noun")  # what two tasks are: EPIC-KITCHENS
+MEASURES = {"ece": "calibration error", "map": "mean average precision"}
 
 
 def results(
@@ -55,6 +56,30 @@ def task_names(evaluation: Evaluation) -> tuple[str, ...]:
     """The names of an evaluation's tasks."""
     count = len(evaluation.classes)
     return {1: ("class",), 2: TASKS}.get(count, tuple(f"task {n}" for n in range(count)))
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Results as lines for a terminal: accuracies with their intervals, and over what they were taken."""
+    lines = []
+    for name, task in found["tasks"].items():
+        title = f"{name} " if len(found["tasks"]) > 1 else ""
+        for key, figure in task.items():
+            if isinstance(figure, dict):
+                low, high = 100 * figure["low"], 100 * figure["high"]
+                text = f"{100 * figure['value']:6.2f} %   {low:.1f} to {high:.1f}"
+            elif key in ("ece", "map"):
+                text = f"{100 * figure:6.2f} %"
+            else:
+                continue
+            shown = key.replace("top", "top-").replace("_", " ")
+            lines.append(f"{title + MEASURES.get(key, shown):<26}{text}")
+    drawn = "videos" if found["groups"] is None else f"{found['groups']} recordings"
+    about = f"; 95 % bootstrap intervals over {drawn}" if lines else "; the list has no labels"
+    lines.append(f"{found['videos']} videos, {len(found['missing']) or 'none'} missing{about}")
+    lines += [f"  missing {video['video_id']}: {video['reason']}" for video in found["missing"][:5]]
+    if found["mean_views"] is not None and found["mean_views"] < found["views"]:
+        lines.append(f"{found['mean_views']:.2f} of {found['views']} views a video")
+    return "\n".join(lines)
 
 
 def accuracies(

@@ -89,12 +89,6 @@ class Evaluation:
         ranks = self.ranks()
         return {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean()), **counts}
 
-    def table(self) -> str:
-        """The summary as lines of text."""
-        values = self.summary()
-        lines = [f"{name:>7}  {values[name]:.4f}" for name in ("top1", "top5") if name in values]
-        return "\n".join([*lines, f" videos  {values['videos']}", f"missing  {values['missing']}"])
-
     @property
     def num_views(self) -> int:
         return self.margins.shape[1]
