@@ -15,7 +15,8 @@ class VideoRecord:
 
     `video_id` is unique in the list. `path` is a video file, a packed h5 (optionally `file.h5::key`) or a
     folder of frames. `labels` has one class index per task and is empty where the split has no labels.
-    `start_seconds` and `end_seconds` bound a segment (None: the video's own ends).
+    `start_seconds` and `end_seconds` bound a segment (None: the video's own ends). `fps` is the frame rate
+    where the list knows it, above all for frames stored as pictures.
     """
 
     video_id: str
@@ -23,6 +24,7 @@ class VideoRecord:
     labels: tuple[int, ...] = ()
     start_seconds: float | None = None
     end_seconds: float | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

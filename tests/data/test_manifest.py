@@ -134,7 +134,7 @@ def test_no_dataset(tmp_path: Path) -> None:
         load(tmp_path / "none")
     with pytest.raises(DatasetError, match="no dataset found there: expected class folders"):
         load(tmp_path)
-    with pytest.raises(ConfigError, match=r"data.format must be auto, csv"):
+    with pytest.raises(ConfigError, match=r"data.format must be auto, released"):
         load(tmp_path, format="coco")
     with pytest.raises(ConfigError, match=r"data.root is not set"):
         load_manifest(DataConfig(), "train")

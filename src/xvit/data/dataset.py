@@ -13,7 +13,7 @@ from xvit.config import AugmentConfig, ClipConfig
 from xvit.data.records import Manifest
 from xvit.data.sampling import train_frames, view_frames
 from xvit.data.transforms import TrainTransform, ViewTransform
-from xvit.data.video import open_video
+from xvit.data.video import open_record
 from xvit.errors import ConfigError, VideoReadError
 from xvit.types import Batch, VideoInfo, VideoRecord
 
@@ -98,9 +98,7 @@ class VideoDataset(Dataset[Batch]):
         """The frames of all clips, each decoded once, and the clips as (num_clips, T) rows of them."""
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
-                with open_video(
-                    record.path, start_seconds=record.start_seconds, end_seconds=record.end_seconds
-                ) as video:
+                with open_record(record) as video:
                     numbers, clips = np.unique(sample(video.info), return_inverse=True)
                     return video.read(numbers.tolist()), torch.from_numpy(clips)
             except VideoReadError as err:

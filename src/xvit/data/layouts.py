@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xvit.data.lists import VideoList, names_from_folders, numbered, read_class_names, read_list
+from xvit.data.pictures import IMAGE_SUFFIXES
 from xvit.data.records import RecordTable
 from xvit.errors import DatasetError
 
@@ -20,7 +21,6 @@ VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv"),
     *(".flv", ".3gp", ".ogv", ".vob", ".gif", ".h264", ".hevc", ".h5"),
 }
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from xvit.config import DataConfig
-from xvit.data import layouts
+from xvit.data import layouts, released
 from xvit.data.layouts import Classes, Split
 from xvit.data.records import Manifest
 from xvit.errors import ConfigError, DatasetError
@@ -25,6 +25,8 @@ class Layout:
 
 # In the order in which `data.format=auto` asks.
 LAYOUTS: dict[str, Layout] = {
+    "released_kinetics": Layout(released.is_kinetics, released.read_kinetics),
+    "released_ssv2": Layout(released.is_ssv2, released.read_ssv2),
     "csv": Layout(layouts.is_csv, layouts.read_csv),
     "split_folders": Layout(layouts.is_split_folders, layouts.read_split_folders),
 }
@@ -54,7 +56,7 @@ def load_manifest(
         raise ConfigError(f"data.format must be auto, {', '.join(LAYOUTS)} or class_folders, got {name!r}")
     if not len(found.records):
         raise DatasetError(f"{root}: the {split} split ({name}) lists no videos")
-    if classes is not None:
+    if classes:  # weights of the authors carry no names
         found = _renumber(found, classes, root)
     return Manifest.of(found.records, found.classes, split, name)
 
@@ -76,6 +78,7 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
     """Labels that count through `classes`, matched by name wherever both sides have names."""
     records = found.records
     labels = records.labels.numpy().copy()
+    names = list(classes)
     if labels.shape[1] and labels.shape[1] != len(classes):
         raise DatasetError(f"{root}: {labels.shape[1]} labels a video, the model has {len(classes)} tasks")
     for task in range(labels.shape[1]):
@@ -86,6 +89,8 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
         if _only_numbers(own) or _only_numbers(wanted):
             if len(own) > len(wanted):
                 raise DatasetError(f"{root}: {len(own)} classes here, {len(wanted)} in the model")
+            if _only_numbers(wanted):  # no names to match: keep those there are
+                names[task] = own + wanted[len(own) :]
             continue
         place = {name: i for i, name in enumerate(wanted)}
         missing = [own[label] for label in present if own[label] not in place]
@@ -95,7 +100,7 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
             )
         table = np.array([place.get(name, -1) for name in own], np.int32)
         labels[:, task] = table[labels[:, task]]
-    return Split(records.with_labels(labels), classes)
+    return Split(records.with_labels(labels), tuple(names))
 
 
 def _only_numbers(names: tuple[str, ...]) -> bool:

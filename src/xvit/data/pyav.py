@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +35,6 @@ class Decoder:
         self._open()
 
     def _open(self) -> None:
-        if os.path.isdir(self.path):
-            raise VideoReadError(self.path, "a folder, not a video file")
         with naming_errors(self.path):
             self.container = av.open(self.path)
         streams = self.container.streams.video
@@ -98,6 +95,7 @@ class VideoFile:
         *,
         start_seconds: float | None = None,
         end_seconds: float | None = None,
+        fps: float | None = None,
         partial: bool = False,
     ) -> None:
         """Raises VideoReadError. See `xvit.data.open_video`."""
@@ -125,7 +123,7 @@ class VideoFile:
         self._size = first.width, first.height
         self._turns = round(first.rotation / 90) % 4
         width, height = self._size[::-1] if self._turns % 2 else self._size
-        self.info = VideoInfo(count, index.fps, height, width)
+        self.info = VideoInfo(count, fps or index.fps, height, width)
 
     @property
     def decoded_frames(self) -> int:

@@ -51,6 +51,7 @@ class RecordTable(Sequence[VideoRecord]):
     ids:    N names, unique; also the paths where `paths` is None.
     labels: (N, L) integers, or None where the split has no labels.
     spans:  (N, 2) start and end in seconds, or None where every record is a whole video.
+    rates:  (N,) frames per second, NaN where unknown; None where the list says nothing of them.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class RecordTable(Sequence[VideoRecord]):
         *,
         paths: Iterable[str] | None = None,
         spans: np.ndarray | None = None,
+        rates: np.ndarray | None = None,
     ) -> None:
         self.root = os.fspath(root)
         self.ids = TextColumn(ids)
@@ -69,7 +71,10 @@ class RecordTable(Sequence[VideoRecord]):
         self.labels = torch.zeros(count, 0, dtype=torch.int32)
         if labels is not None:
             self.labels = torch.from_numpy(np.asarray(labels, np.int32).reshape(count, -1).copy())
-        self.spans = None if spans is None else torch.from_numpy(np.asarray(spans, np.float64).copy())
+        self.spans = (
+            None if spans is None else torch.from_numpy(np.array(spans, np.float64).reshape(count, 2))
+        )
+        self.rates = None if rates is None else torch.from_numpy(np.array(rates, np.float64).reshape(count))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,7 +91,8 @@ class RecordTable(Sequence[VideoRecord]):
         row %= len(self)
         path = os.path.join(self.root, self.paths[row])
         start, end = (None, None) if self.spans is None else self.spans[row].tolist()
-        return VideoRecord(self.ids[row], path, tuple(self.labels[row].tolist()), start, end)
+        fps = None if self.rates is None or self.rates[row].isnan() else self.rates[row].item()
+        return VideoRecord(self.ids[row], path, tuple(self.labels[row].tolist()), start, end, fps)
 
     def __iter__(self) -> Iterator[VideoRecord]:
         return (self[row] for row in range(len(self)))
@@ -100,6 +106,7 @@ class RecordTable(Sequence[VideoRecord]):
             self.labels.numpy()[chosen],
             paths=None if self.paths is self.ids else [self.paths[row] for row in chosen],
             spans=None if self.spans is None else self.spans.numpy()[chosen],
+            rates=None if self.rates is None else self.rates.numpy()[chosen],
         )
 
     def with_labels(self, labels: np.ndarray) -> RecordTable:
@@ -113,8 +120,7 @@ class RecordTable(Sequence[VideoRecord]):
         parts = [self.ids.bytes, self.ids.ends, self.labels]
         if self.paths is not self.ids:
             parts += [self.paths.bytes, self.paths.ends]
-        if self.spans is not None:
-            parts.append(self.spans)
+        parts += [column for column in (self.spans, self.rates) if column is not None]
         total = hashlib.sha256()
         for part in parts:
             total.update(f"{tuple(part.shape)};".encode())

@@ -9,8 +9,9 @@ from typing import Protocol, Self
 
 import torch
 
+from xvit.data.pictures import KEY_MARK, FolderStore, PackedStore, PictureVideo
 from xvit.data.pyav import VideoFile
-from xvit.types import VideoInfo
+from xvit.types import VideoInfo, VideoRecord
 
 
 class FrameSource(Protocol):
@@ -37,11 +38,27 @@ def open_video(
     *,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
+    fps: float | None = None,
     partial: bool = False,
 ) -> FrameSource:
-    """Open a video file, or the segment `[start_seconds, end_seconds)` of it.
+    """Open a video file, a packed h5 (`file.h5` or `file.h5::key`) or a folder of frames.
 
-    `partial` opens what a damaged file still gives: `info` then counts the frames before the damage.
+    start_seconds, end_seconds: open only the segment `[start, end)`; its frames are numbered from 0.
+    fps:     the frame rate, where the caller knows better than the file.
+    partial: open what a damaged file still gives; `info` then counts the frames before the damage.
     Raises VideoReadError with path and reason.
     """
-    return VideoFile(os.fspath(path), start_seconds=start_seconds, end_seconds=end_seconds, partial=partial)
+    name = os.fspath(path)
+    span = {"start_seconds": start_seconds, "end_seconds": end_seconds}
+    if name.partition(KEY_MARK)[0].lower().endswith((".h5", ".hdf5")):
+        return PictureVideo(name, PackedStore(name), fps=fps, partial=partial, **span)
+    if os.path.isdir(name):
+        return PictureVideo(name, FolderStore(name), fps=fps, partial=partial, **span)
+    return VideoFile(name, fps=fps, partial=partial, **span)
+
+
+def open_record(record: VideoRecord) -> FrameSource:
+    """Open what a record names. Raises VideoReadError."""
+    return open_video(
+        record.path, start_seconds=record.start_seconds, end_seconds=record.end_seconds, fps=record.fps
+    )
