@@ -12,22 +12,50 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from xvit.config import AugmentConfig, ClipConfig
+from xvit.data.augment import autoaugment, color_jitter, erase, randaugment
+from xvit.data.crops import train_box, view_corners
+from xvit.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random crop, flip and normalisation of one training clip."""
+    """What training does to a clip, in this order: auto-augmentation, crop, colour, flip, normalise, erase.
+
+    Raises ConfigError for a jitter that would need more of the frames than there is.
+    """
 
     clip: ClipConfig
     augment: AugmentConfig
 
+    def __post_init__(self) -> None:
+        low, high = self.augment.jitter_sides
+        if self.augment.crop == "jitter" and not self.clip.size <= low <= high:
+            raise ConfigError(
+                f"data.augment.jitter_sides must be two rising sides from data.size={self.clip.size}, "
+                f"got {low}, {high}"
+            )
+
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, bool]:
         """uint8 (T, C, H, W) -> float (T, C, size, size) and whether the clip was flipped."""
-        frames = random_crop(frames, self.clip.size, self.augment, rng)
-        flipped = rng.random() < self.augment.flip_prob
+        augment, size = self.augment, self.clip.size
+        if augment.auto == "autoaugment":
+            frames = autoaugment(frames, rng)
+        elif augment.auto == "randaugment":
+            frames = randaugment(
+                frames, rng, ops=augment.randaugment_ops, magnitude=augment.randaugment_magnitude
+            )
+        height, width = frames.shape[-2:]
+        box = train_box(height, width, size, augment, rng)
+        frames = F.resized_crop(frames, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+        if augment.color_jitter:
+            frames = color_jitter(frames, rng, augment.color_jitter)
+        flipped = rng.random() < augment.flip_prob
         if flipped:
             frames = F.horizontal_flip(frames)
-        return normalise(frames, self.clip), flipped
+        values = normalise(frames, self.clip)
+        if augment.erase_prob and rng.random() < augment.erase_prob:
+            values = erase(values, rng)
+        return values, flipped
 
 
 @dataclass(frozen=True)
@@ -51,7 +79,7 @@ class ViewTransform:
         if not released:
             frames = normalise(frames, self.clip)
         height, width = frames.shape[-2:]
-        corners = crop_corners(height, width, size, self.num_crops)
+        corners = view_corners(height, width, size, self.num_crops)
         views = torch.empty(len(clips) * len(corners), clips.shape[1], frames.shape[1], size, size)
         for view, (rows, (top, left)) in zip(views, product(clips, corners), strict=True):
             torch.index_select(frames[..., top : top + size, left : left + size], 0, rows, out=view)
@@ -76,48 +104,3 @@ def resize_short_side(frames: torch.Tensor, size: int, *, antialias: bool = True
     else:
         shape = [max(math.floor(height / width * size), size), size]
     return F.resize(frames, shape, InterpolationMode.BILINEAR, antialias=antialias)
-
-
-def crop_corners(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:
-    """(top, left) of crops spread along the long side; one crop is the centre."""
-    room_y, room_x = height - size, width - size
-    places = [0.5] if num_crops == 1 else [i / (num_crops - 1) for i in range(num_crops)]
-    if room_x >= room_y:
-        return [(math.ceil(room_y / 2), math.ceil(room_x * place)) for place in places]
-    return [(math.ceil(room_y * place), math.ceil(room_x / 2)) for place in places]
-
-
-def random_crop(
-    frames: torch.Tensor, size: int, augment: AugmentConfig, rng: np.random.Generator
-) -> torch.Tensor:
-    """uint8 (T, C, H, W) -> uint8 (T, C, size, size), as `augment.crop` says."""
-    height, width = frames.shape[-2:]
-    if augment.crop == "none":
-        frames = resize_short_side(frames, size)
-        height, width = frames.shape[-2:]
-        top, left = crop_corners(height, width, size, 1)[0]
-        return frames[..., top : top + size, left : left + size]
-    top, left, h, w = resized_crop_box(height, width, augment.scale, augment.ratio, rng)
-    return F.resized_crop(frames, top, left, h, w, [size, size], InterpolationMode.BILINEAR, antialias=True)
-
-
-def resized_crop_box(
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: np.random.Generator,
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a box with a random share of the area and a random aspect ratio.
-
-    Ten draws; after them the largest centred box within the ratios.
-    """
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    w = min(width, round(height * ratio[1]))
-    h = min(height, round(width / ratio[0]))
-    return (height - h) // 2, (width - w) // 2, h, w
