@@ -2,8 +2,8 @@
 
 A scene is a bright textured shape on a dim textured background, rendered for one motion and played twice: as
 rendered, and backwards. The two are different classes that consist of the very same frames, so an unordered
-bag of frames can name the pair and never the direction. Motion wraps around (at the frame's edges, or from
-the largest size to the smallest), so no position and no size comes early or late.
+bag of frames can name the pair and never the direction: where a shape is or how large it is tells nothing,
+when it is there tells all.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def write_motion_set(
 ) -> None:
     """Write the set as class folders of mp4 files with `train.csv`, `val.csv` and `classes.txt`.
 
-    `size` is the side in pixels; shapes move by 5–8 pixels a frame at 32 and in proportion otherwise. The
-    same arguments give the same files, whatever the number of `workers`; train and val share no scene.
+    `size` is the side in pixels; shapes cross the frame, at about 4 pixels a frame for 8 frames of 32. The same
+    arguments give the same files, whatever the number of `workers`; train and val share no scene.
     """
     root = Path(root)
     classes = sorted(name for pair in PAIRS for name in pair)
@@ -75,16 +75,13 @@ def _write_twins(root: Path, size: int, num_frames: int, seed: int, job: tuple[s
 def render_scene(pair: int, size: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
     """uint8 (T, size, size, 3): one scene in the first motion of `PAIRS[pair]`."""
     unit = size / 32
-    step = rng.uniform(5, 8) * unit
-    time = np.arange(num_frames)
-    centres = np.tile(rng.uniform(0, size, 2), (num_frames, 1))  # (y, x)
-    radii = np.full(num_frames, rng.uniform(5, 8) * unit)
+    time = np.linspace(-0.5, 0.5, num_frames)  # 0 in the middle: forwards and backwards look alike
+    centres = np.tile(rng.uniform(10, 22, 2) * unit, (num_frames, 1))  # (y, x)
+    radii = np.full(num_frames, rng.uniform(5, 7) * unit)
     if pair < 2:
-        centres[:, 1 - pair] += step * time
+        centres[:, 1 - pair] = (rng.uniform(13, 19) + rng.uniform(24.5, 31.5) * time) * unit
     else:
-        # The radius runs through a cycle of a few sizes; growing past the largest starts at the smallest.
-        smallest, largest = 2.5 * unit, 15 * unit
-        radii = smallest + (rng.uniform(0, largest - smallest) + 0.6 * step * time) % (largest - smallest)
+        radii = (rng.uniform(7.5, 8.5) + rng.uniform(8, 11) * time) * unit
     background = 90 * _texture(size, rng) + rng.uniform(0, 50, 3)
     surface = 60 * _texture(size, rng) + rng.uniform(140, 195, 3)
     shape = rng.choice(["disc", "square", "diamond"])
@@ -107,8 +104,8 @@ def _texture(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _mask(size: int, centre: np.ndarray, radius: float, shape: str) -> np.ndarray:
-    """(size, size) coverage 0 … 1 of a shape around `centre`, continued over the edges, with soft borders."""
-    dy, dx = (np.abs((np.arange(size) - c + size / 2) % size - size / 2) for c in centre)
+    """(size, size) coverage 0 … 1 of a shape around `centre`, with soft borders."""
+    dy, dx = (np.abs(np.arange(size) - c) for c in centre)
     if shape == "disc":
         distance = np.hypot(dy[:, None], dx[None])
     elif shape == "square":

@@ -62,7 +62,7 @@ class TemporalHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         if self.positions is not None:
-            trunc_normal_(self.positions, std=0.02)
+            nn.init.normal_(self.positions)  # as large as the layer-normalised features they join
         if not self.from_mean:
             trunc_normal_(self.cls_token, std=0.02)
             return
