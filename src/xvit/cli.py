@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from xvit.cli_eval import compare, evaluate
-from xvit.cli_models import info, weights
+from xvit.cli_models import info, models, weights
 from xvit.errors import XViTError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(weights, name="weights")
 app.command()(info)
+app.command()(models)
 app.command("eval")(evaluate)
 app.command()(compare)
 

@@ -75,6 +75,30 @@ def _model(source: str, overrides: list[str], num_classes: int) -> tuple[Any, An
     return config.model, config.data, classes
 
 
+def models() -> None:
+    """The published models and results; none of these numbers was measured here."""
+    from xvit.models.published import PUBLISHED, is_cached
+
+    head = ("name", "data", "frames", "views", "top-1", "top-5", "", "source", "weights")
+    rows = [head] + [
+        (
+            row.name,
+            row.data,
+            str(row.num_frames),
+            row.views,
+            f"{row.top1:.2f}",
+            "–" if row.top5 is None else f"{row.top5:.2f}",
+            "published",
+            row.source,
+            "none" if row.file is None else "here" if is_cached(row.name) else row.file,
+        )
+        for row in PUBLISHED
+    ]
+    widths = [max(len(line[i]) for line in rows) for i in range(len(head))]
+    for line in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 weights = typer.Typer(no_args_is_help=True, help="Look into weight files, convert and verify them.")
 
 Path_ = Annotated[Path, typer.Argument(help="a run folder, our weight file, or the authors' .pth")]
@@ -121,6 +145,14 @@ def verify(path: Path_, known: Known = None) -> None:
     for check in facts["checks"]:
         typer.echo(f"ok  {check}")
     typer.echo(f"sha256 {facts['sha256']}  {facts['path']}")
+
+
+@weights.command()
+def pull(name: Annotated[str, typer.Argument(help="as `xvit models` lists it")]) -> None:
+    """Fetch the authors' file of a published model and convert it; prints the folder."""
+    from xvit.models.published import pull as fetch_published
+
+    typer.echo(fetch_published(name))
 
 
 def _parse(known: list[str] | None) -> dict[str, Any]:

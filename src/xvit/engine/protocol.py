@@ -25,6 +25,7 @@ from xvit.engine.runlog import ProgressLine
 from xvit.engine.scores import Evaluation, write_predictions, write_scores, write_submission
 from xvit.errors import ConfigError
 from xvit.models import XViT, load_model
+from xvit.models.published import FILES, pull
 from xvit.types import Batch
 
 
@@ -55,12 +56,12 @@ def evaluate_run(
 ) -> EvaluatedRun:
     """Score a split and write `scores.npz`, `predictions.csv` and `results.json`.
 
-    `model` is a run folder or a weight file, `data` a folder of videos (default: the run's own), `views`
-    crops×clips (default: the configuration's), `groups` a csv of recordings (see `read_groups`). Files go to
-    `output` (default: `eval` inside the run or beside the file). A list without labels also gives
-    `submission.csv`. Interrupted, the same call goes on with the videos that are not finished.
+    `model` is a run folder, a weight file or a published name, `data` a folder of videos (default: the run's
+    own), `views` crops×clips (default: the configuration's), `groups` a csv of recordings (see `read_groups`).
+    Files go to `output` (default: `eval` inside the run, beside the file, or in runs/NAME). A list without
+    labels also gives `submission.csv`. Interrupted, the same call goes on with what is not finished.
     """
-    path = Path(model)
+    path = pull(str(model)) if str(model) in FILES else Path(model)
     network = load_model(path)
     config = load_config(path / "config.yaml" if (path / "config.yaml").is_file() else None, overrides)
     config = _settled(config, network, data, views, overrides)
@@ -69,7 +70,8 @@ def evaluate_run(
     clip = _clip(network, config, overrides)
     manifest = load_manifest(config.data, split, classes=network.classes or _numbers(network))
     weights = sha256(path / "model.safetensors" if path.is_dir() else path)
-    folder = output or (path if path.is_dir() else path.parent) / "eval"
+    home = Path("runs", str(model)) if str(model) in FILES else path if path.is_dir() else path.parent
+    folder = output or home / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "list": {

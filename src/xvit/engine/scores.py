@@ -147,7 +147,10 @@ def assemble(
 
 
 def write_scores(evaluation: Evaluation, path: str | Path) -> None:
-    """Write `scores.npz`: video_id (N,), scores (N, K), labels (N, L) and the rest of an Evaluation."""
+    """Write `scores.npz`: video_id (N,), scores (N, K), labels and the rest of an Evaluation.
+
+    Labels are (N,) where a video has one, else (N, L).
+    """
     path = Path(path)
     about = {"combine": evaluation.combine, "classes": evaluation.classes, "seconds": evaluation.seconds}
     partial = path.with_name(path.name + ".part")
@@ -156,7 +159,7 @@ def write_scores(evaluation: Evaluation, path: str | Path) -> None:
             file,
             video_id=np.array(evaluation.video_id, dtype=np.str_),
             scores=evaluation.scores,
-            labels=evaluation.labels,
+            labels=evaluation.labels[:, 0] if evaluation.labels.shape[1] == 1 else evaluation.labels,
             missing=np.array(evaluation.missing, dtype=np.str_).reshape(-1, 2),
             leaders=evaluation.leaders,
             margins=evaluation.margins,
@@ -176,7 +179,7 @@ def read_scores(path: str | Path) -> Evaluation:
             return Evaluation(
                 video_id=tuple(file["video_id"].tolist()),
                 scores=file["scores"],
-                labels=file["labels"],
+                labels=_columns(file["labels"]),
                 missing=tuple((name, reason) for name, reason in file["missing"].tolist()),
                 classes=tuple(tuple(names) for names in about["classes"]),
                 combine=about["combine"],
@@ -189,6 +192,10 @@ def read_scores(path: str | Path) -> Evaluation:
         raise DatasetError(f"{path}: {err.strerror or err}") from err
     except (KeyError, ValueError, zipfile.BadZipFile) as err:
         raise DatasetError(f"{path}: not a scores.npz that `xvit eval` wrote ({err})") from err
+
+
+def _columns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    return labels[:, None] if labels.ndim == 1 else labels
 
 
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:

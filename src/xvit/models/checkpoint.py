@@ -16,6 +16,7 @@ from torch import Tensor
 from xvit.config import ClipConfig, ModelConfig
 from xvit.errors import WeightsError
 from xvit.models.backbone import load_strictly
+from xvit.models.published import FILES, pull
 from xvit.models.released import read_released
 from xvit.models.xvit import XViT
 
@@ -54,12 +55,12 @@ def write_folder(
 
 
 def load_model(path: str | Path, **known: Any) -> XViT:
-    """A model in eval mode from a run folder, our weight file, or the authors' `.pth`/`.pyth`.
+    """A model in eval mode from a run folder, our weight file, the authors' `.pth`, or a published name.
 
     `known` tells what an authors' file does not: group=8, fraction=0.25, num_heads=12, … (see
     xvit.models.released.KNOWN). Raises WeightsError; nothing is half loaded.
     """
-    path = Path(path)
+    path = pull(str(path)) if str(path) in FILES else Path(path)
     if is_released(path):
         released = read_released(path, **known)
         model = XViT(released.config, num_classes=released.num_classes, clip=released.clip)

@@ -62,7 +62,8 @@ def pull(name: str) -> Path:
     """The folder of a published model in our layout; fetched and converted the first time.
 
     `XVIT_HOME/zoo.yaml` may hold `mirrors:` (addresses that are asked before the authors') and
-    `offline: true`; XVIT_MIRRORS (separated by spaces) and XVIT_OFFLINE=1 say the same. Raises WeightsError or ConfigError.
+    `offline: true`; XVIT_MIRRORS (separated by spaces) and XVIT_OFFLINE=1 say the same. Raises WeightsError
+    or ConfigError.
     """
     # Here, because conversion builds on loading, and loading by name on this file.
     from xvit.models.convert import convert_weights
