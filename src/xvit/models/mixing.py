@@ -91,6 +91,22 @@ def _move_(x: Tensor, moves: tuple[Move, ...], direction: int) -> None:
             part[:, :-offset] = 0
 
 
+class _Moving(NamedTuple):
+    """How `_MoveFrames` reads the rows of a projection: (B, T, N, 3, heads, d), and what moves in them."""
+
+    shape: tuple[int, ...]
+    parts: tuple[int, ...]
+    group: int
+    per_head: bool
+    moves: tuple[Move, ...]
+
+    def move_(self, rows: Tensor, direction: int) -> None:
+        """Move in the memory of rows (B·T·N, 3·C); direction -1 is the transpose."""
+        for i in self.parts:
+            part = rows.view(self.shape)[:, :, :, i].unflatten(1, (-1, self.group)).flatten(0, 1)
+            _move_(part if self.per_head else part.flatten(-2), self.moves, direction)
+
+
 class _MoveFrames(torch.autograd.Function):
     """`_mix` in place on the fresh output of the projection: only the moved channels are touched.
 
@@ -99,33 +115,17 @@ class _MoveFrames(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, qkv: Tensor, parts: tuple[int, ...], group: int, per_head: bool, moves: tuple[Move, ...]
-    ) -> Tensor:
-        ctx.how = (parts, group, per_head, moves)
-        ctx.mark_dirty(qkv)
-        _MoveFrames.move_(1, qkv, parts, group, per_head, moves)
-        return qkv
+    def forward(ctx: Any, rows: Tensor, moving: _Moving) -> Tensor:
+        ctx.moving = moving
+        ctx.mark_dirty(rows)
+        moving.move_(rows, 1)
+        return rows
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        grad = grad.clone()
-        _MoveFrames.move_(-1, grad, *ctx.how)
-        return grad, None, None, None, None
-
-    @staticmethod
-    def move_(
-        direction: int,
-        qkv: Tensor,
-        parts: tuple[int, ...],
-        group: int,
-        per_head: bool,
-        moves: tuple[Move, ...],
-    ) -> None:
-        """qkv: (B, T, N, 3, heads, d)."""
-        for i in parts:
-            part = qkv[:, :, :, i].unflatten(1, (-1, group)).flatten(0, 1)
-            _move_(part if per_head else part.flatten(-2), moves, direction)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        ctx.moving.move_(grad, -1)
+        return grad, None
 
 
 class SpaceTimeAttention(Attention):
@@ -171,15 +171,30 @@ class SpaceTimeAttention(Attention):
         """x: (B, T, N, C) -> (B, T, N, C). Raises ValueError where T is not a multiple of the group."""
         batch, frames, tokens, _ = x.shape
         _check_group(frames, self._group)
-        inputs = self._mix_tokens(x) if self._mix_input else x
-        qkv = self.qkv(inputs).view(batch, frames, tokens, 3, self.num_heads, self.head_dim)
-        query, key, value = self._mix_projection(qkv).unbind(3)
+        query, key, value = self._project(x)
         if self.summary_from is not None:
             key, value = self._add_summaries(x, key, value)
         query, key = self.q_norm(query), self.k_norm(key)
         y = self._attend(query, key, value, attn_mask, is_causal)
         y = self.norm(y.reshape(batch, frames, tokens, self.attn_dim))
         return self.proj_drop(self.proj(y))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The mixed query, key and value of x (B, T, N, C), each (B, T, N, heads, d)."""
+        shape = (*x.shape[:3], 3, self.num_heads, self.head_dim)
+        # As a matrix, so that autograd sees no view of the output that is moved in place.
+        rows = self.qkv((self._mix_tokens(x) if self._mix_input else x).flatten(0, 2))
+        in_place = self._parts and self.mix_gate is None and not torch.compiler.is_compiling()
+        if in_place:
+            group = self._group or x.shape[1]
+            rows = _MoveFrames.apply(rows, _Moving(shape, self._parts, group, self._per_head, self._moves))
+        parts = rows.view(shape).unbind(3)
+        if in_place or not self._parts:
+            return parts
+        return tuple(
+            self._mix_tokens(part.flatten(-2)).view(part.shape) if i in self._parts else part
+            for i, part in enumerate(parts)
+        )
 
     def _add_summaries(self, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The summary token: every frame's keys and values are followed by those of all T frames' means.
@@ -205,17 +220,6 @@ class SpaceTimeAttention(Attention):
             query, key, value, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal
         )
         return y.transpose(1, 2)
-
-    def _mix_projection(self, qkv: Tensor) -> Tensor:
-        """qkv: (B, T, N, 3, heads, d), overwritten."""
-        if not self._parts:
-            return qkv
-        if self.mix_gate is None and not torch.compiler.is_compiling():
-            group = self._group or qkv.shape[1]
-            return _MoveFrames.apply(qkv, self._parts, group, self._per_head, self._moves)
-        parts = [x.flatten(-2) for x in qkv.unbind(3)]
-        mixed = [self._mix_tokens(x) if i in self._parts else x for i, x in enumerate(parts)]
-        return torch.stack(mixed, dim=3).view(qkv.shape)
 
     def _mix_tokens(self, x: Tensor) -> Tensor:
         """Eq. 9 on (B, T, N, C) out of place, through the learned gate where there is one."""
