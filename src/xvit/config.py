@@ -160,7 +160,22 @@ class DataConfig(ClipConfig):
 
 
 class TrainConfig(_Section):
-    """The optimisation. `batch_size` is the global batch, over all processes."""
+    """The optimisation.
+
+    batch_size:       the global batch, over all processes and accumulated passes.
+    max_steps:        ends the run early; the schedule stays that of `epochs`.
+    momentum:         of SGD; AdamW's first beta.
+    layer_decay:      each block's learning rate over that of the block above it.
+    trained_blocks:   the image model's last blocks that train, 0 for the head alone; None trains all.
+    init_from:        a run folder or weight file to start from; `new_head` replaces its classifier.
+    ema_decay:        evaluate and save an exponential moving average of the weights.
+    class_balanced:   draw every class equally often.
+    patience:         stop after this many validations without a better `best_metric`.
+    max_nonfinite:    steps with a non-finite loss that are skipped before the run stops.
+    checkpoint_every: in steps; None is once an epoch. `keep_last` checkpoints stay.
+    resume:           "auto" goes on from the newest intact checkpoint of `output`, "never" begins anew.
+    trackers:         Accelerate's, such as "tensorboard" or "wandb"; log.jsonl is written always.
+    """
 
     epochs: Positive = 30
     max_steps: Positive | None = None
@@ -172,11 +187,28 @@ class TrainConfig(_Section):
     warmup_epochs: NonNegative = 1.0
     warmup_start_lr: NonNegative = 0.0
     end_lr: NonNegative = 0.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    trained_blocks: Annotated[int, Field(ge=0)] | None = None
+    init_from: str | None = None
+    new_head: bool = False
     label_smoothing: Share = 0.0
     mixup_alpha: NonNegative = 0.0
+    cutmix_alpha: NonNegative = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    accumulate: Positive = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    grad_checkpointing: bool = False
+    compile: bool = False
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    class_balanced: bool = False
+    patience: Positive | None = None
+    max_nonfinite: Annotated[int, Field(ge=0)] = 0
     eval_every: Positive = 1
+    checkpoint_every: Positive | None = None
+    keep_last: Positive = 2
+    best_metric: Literal["top1", "top5"] = "top1"
+    resume: Literal["auto", "never"] = "never"
+    trackers: tuple[str, ...] = ()
 
 
 class EvalConfig(_Section):

@@ -66,5 +66,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        tensors = (x.to(device, non_blocking=True) for x in (self.frames, self.labels, self.index))
-        return Batch(*tensors, self.failures)
+        frames, labels, index = (
+            x.to(device, non_blocking=True) for x in (self.frames, self.labels, self.index)
+        )
+        return Batch(frames, labels, index, self.failures)

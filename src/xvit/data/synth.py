@@ -41,8 +41,8 @@ def write_motion_set(
 ) -> None:
     """Write the set as class folders of mp4 files with `train.csv`, `val.csv` and `classes.txt`.
 
-    `size` is the side in pixels; shapes cross the frame, at about 4 pixels a frame for 8 frames of 32. The same
-    arguments give the same files, whatever the number of `workers`; train and val share no scene.
+    `size` is the side in pixels; shapes cross the frame, at about 4 pixels a frame for 8 frames of 32. The
+    same arguments give the same files, whatever the number of `workers`; train and val share no scene.
     """
     root = Path(root)
     classes = sorted(name for pair in PAIRS for name in pair)

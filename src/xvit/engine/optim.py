@@ -3,33 +3,63 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from xvit.config import TrainConfig
+from xvit.models import XViT
 
 
-class Mixup(NamedTuple):
-    """Every clip blended with a partner: frames·weight + frames[partner]·(1 − weight)."""
+class Blend(NamedTuple):
+    """Every clip of a batch joined with a partner: mixup (a weighted sum) or CutMix (a box of the partner's).
+
+    weight is the share of a clip's own label; box is (top, bottom, left, right) as shares of the sides, None
+    for mixup.
+    """
 
     weight: float
     partner: Tensor
+    box: tuple[float, float, float, float] | None = None
 
     def frames(self, frames: Tensor) -> Tensor:
-        """Blend clips (B, ...) with their partners."""
-        return frames.lerp(frames[self.partner], 1 - self.weight)
+        """Join clips (B, T, C, H, W) with their partners; the box is the same in all frames."""
+        other = frames[self.partner]
+        if self.box is None:
+            return frames.lerp(other, 1 - self.weight)
+        top, bottom, left, right = self.pixels(frames)
+        joined = frames.clone()
+        joined[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+        return joined
+
+    def pixels(self, frames: Tensor) -> tuple[int, int, int, int]:
+        """The box in pixels of `frames`."""
+        assert self.box is not None
+        height, width = frames.shape[-2:]
+        top, bottom, left, right = self.box
+        return round(top * height), round(bottom * height), round(left * width), round(right * width)
 
 
-def draw_mixup(batch_size: int, alpha: float, generator: torch.Generator) -> Mixup | None:
-    """One blend for a batch, weight ~ Beta(α, α); None where α is 0. Indices are on the CPU."""
-    if alpha == 0:
+def draw_blend(
+    batch_size: int, mixup_alpha: float, cutmix_alpha: float, generator: torch.Generator
+) -> Blend | None:
+    """One blend for a batch, its weight ~ Beta(α, α); of mixup and CutMix, where both are on, either."""
+    alphas = [alpha for alpha in (mixup_alpha, cutmix_alpha) if alpha > 0]
+    if not alphas:
         return None
-    # Beta from two gammas: torch.distributions.Beta takes no generator.
-    gamma = torch._standard_gamma(torch.full((2,), alpha), generator=generator)
-    return Mixup(float(gamma[0] / gamma.sum()), torch.randperm(batch_size, generator=generator))
+    chosen = int(torch.randint(len(alphas), (), generator=generator))
+    # Beta from two gammas: torch.distributions takes no generator.
+    gamma = torch._standard_gamma(torch.full((2,), alphas[chosen]), generator=generator)
+    weight = float(gamma[0] / gamma.sum())
+    partner = torch.randperm(batch_size, generator=generator)
+    if cutmix_alpha == 0 or (mixup_alpha > 0 and chosen == 0):
+        return Blend(weight, partner)
+    side = math.sqrt(1 - weight)
+    middle = torch.rand(2, generator=generator).tolist()
+    (top, bottom), (left, right) = ((max(m - side / 2, 0.0), min(m + side / 2, 1.0)) for m in middle)
+    return Blend(1 - (bottom - top) * (right - left), partner, (top, bottom, left, right))
 
 
 def classification_loss(
@@ -38,18 +68,18 @@ def classification_loss(
     num_classes: tuple[int, ...],
     *,
     label_smoothing: float = 0.0,
-    mixup: Mixup | None = None,
+    blend: Blend | None = None,
 ) -> Tensor:
-    """Cross entropy, summed over tasks.
+    """Cross entropy, summed over tasks; of a blend, the weighted mean over own and partners' labels.
 
     logits: (B, sum(num_classes)) float; labels: (B, len(num_classes)) int64. Returns a scalar.
     """
     loss = logits.new_zeros(())
     for task_logits, target in zip(logits.split(list(num_classes), dim=1), labels.unbind(1), strict=True):
         task_loss = F.cross_entropy(task_logits, target, label_smoothing=label_smoothing)
-        if mixup is not None:
-            other = F.cross_entropy(task_logits, target[mixup.partner], label_smoothing=label_smoothing)
-            task_loss = mixup.weight * task_loss + (1 - mixup.weight) * other
+        if blend is not None:
+            other = F.cross_entropy(task_logits, target[blend.partner], label_smoothing=label_smoothing)
+            task_loss = blend.weight * task_loss + (1 - blend.weight) * other
         loss = loss + task_loss
     return loss
 
@@ -70,24 +100,55 @@ def _cosine(epoch: float, config: TrainConfig) -> float:
     return config.end_lr + (config.lr - config.end_lr) * share
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or the paper's SGD, each with the parameters it does not decay."""
-    decayed, plain = [], []
-    skip = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if (
-            config.optimizer == "sgd"
-        ):  # the released recipe, see FACTS of the configs: all but the head's biases
-            exempt = name.startswith("head.") and name.endswith(".bias")
-        else:
-            exempt = parameter.ndim <= 1 or name in skip
-        (plain if exempt else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+def make_optimizer(model: XViT, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or the paper's SGD over the parameters that train (see `freeze`)."""
+    groups = parameter_groups(model, config)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+
+
+def parameter_groups(model: XViT, config: TrainConfig) -> list[dict[str, Any]]:
+    """Groups of equal weight decay and learning-rate scale; each has `lr_scale`, the factor on the schedule.
+
+    SGD decays everything but the biases behind the last transformer layer, as the released recipe does; AdamW
+    leaves out vectors and what `no_weight_decay` names. `layer_decay` d scales block i of n by d**(n − i) and
+    the embeddings by d**(n + 1); what an image model lacks (head, gates, temporal embedding) learns in full.
+    """
+    depth, skip = len(model.backbone.blocks), model.no_weight_decay()
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if config.optimizer == "sgd":
+            exempt = name.startswith(("head.mlp.", "head.fc.")) and name.endswith(".bias")
+        else:
+            exempt = parameter.ndim <= 1 or name in skip
+        decay = 0.0 if exempt else config.weight_decay
+        scale = config.layer_decay ** (depth + 1 - _layer(name, depth))
+        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def freeze(model: XViT, trained_blocks: int | None) -> None:
+    """Stop the gradients of the image model but for its last `trained_blocks` blocks; None trains all of it.
+
+    Head, temporal embedding and gates always train, and with any block so does the final norm.
+    """
+    if trained_blocks is None:
+        return
+    depth = len(model.backbone.blocks)
+    for name, parameter in model.named_parameters():
+        layer = _layer(name, depth)
+        parameter.requires_grad_(layer > depth or layer > depth - trained_blocks)
+
+
+def _layer(name: str, depth: int) -> int:
+    """0 for the image model's embeddings, 1 … depth for its blocks, depth + 1 for what is new."""
+    if not name.startswith("backbone.") or name.endswith("mix_gate"):
+        return depth + 1
+    part = name.split(".")
+    if part[1] == "blocks":
+        return int(part[2]) + 1
+    return depth if part[1] in ("norm", "fc_norm") else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -16,26 +17,31 @@ PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 
 
 class RunLog:
-    """Appends events to `log.jsonl`; each is one object with `event` and `time` (Unix seconds)."""
+    """Appends events to `log.jsonl`; each is one object with `event` and `time` (Unix seconds).
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "log.jsonl"
+    A new run begins a new file, a resumed one goes on with it. Without a folder nothing is written.
+    """
+
+    def __init__(self, folder: Path | None, *, resume: bool = False) -> None:
+        self.path = None if folder is None else folder / "log.jsonl"
+        if self.path is not None and not resume:
+            self.path.write_text("", encoding="utf8")
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event; numbers that are not finite are written as null."""
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, default=float)
+        """Append one event."""
+        if self.path is None:
+            return
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
         with self.path.open("a", encoding="utf8") as file:
             file.write(line + "\n")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first; a last line cut short by a kill is left out."""
+    """The events of a run, oldest first; a line cut short by a kill is left out."""
     events = []
     for line in (folder / "log.jsonl").read_text(encoding="utf8").splitlines():
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             events.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return events
 
 
@@ -45,10 +51,11 @@ class ProgressLine:
     Use as a context manager: `with ProgressLine("train", total) as bar: bar.advance(1, loss=0.3)`.
     """
 
-    def __init__(self, title: str, total: int, *, quiet: bool = False) -> None:
-        self.title, self.total, self.done, self.quiet = title, total, 0, quiet
+    def __init__(self, title: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
+        self.title, self.total, self.done, self.quiet = title, total, done, quiet
         self.started = self.shown = time.monotonic()
         self.values = ""
+        self.notes: dict[str, Any] = {}
         self._live = sys.stderr.isatty() and not quiet
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -59,12 +66,16 @@ class ProgressLine:
             console=Console(stderr=True),
             disable=not self._live,
         )
-        self._task = self._bar.add_task(title, total=total, values="")
+        self._task = self._bar.add_task(title, total=total, completed=done, values="")
+
+    def note(self, **values: Any) -> None:
+        """Values to show from now on."""
+        self.notes |= values
 
     def advance(self, steps: int = 1, **values: Any) -> None:
         """Move on by `steps` and show `values`."""
         self.done += steps
-        self.values = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+        self.values = "  ".join(f"{name} {_short(value)}" for name, value in (values | self.notes).items())
         self._bar.update(self._task, advance=steps, values=self.values)
         now = time.monotonic()
         if not self._live and now - self.shown > PLAIN_SECONDS:

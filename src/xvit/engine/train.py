@@ -3,131 +3,136 @@
 from __future__ import annotations
 
 import json
-import signal
+import math
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import skip_first_batches
+from torch import nn
 
 from xvit.config import Config, parse_views, write_yaml
-from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
+from xvit.data import Manifest, VideoDataset, make_loader
+from xvit.engine.checkpoint import load_newest
 from xvit.engine.evaluate import evaluate
-from xvit.engine.optim import classification_loss, draw_mixup, learning_rate, make_optimizer
+from xvit.engine.optim import classification_loss, draw_blend, learning_rate
 from xvit.engine.runlog import ProgressLine, RunLog
-from xvit.errors import ConfigError, DatasetError
-from xvit.models import build_model, save_model
+from xvit.engine.setup import Run, build_run
+from xvit.engine.signals import StopSignal
+from xvit.errors import XViTError
+from xvit.models import save_model
+from xvit.types import Batch
 
 
 def train(config: Config, *, quiet: bool = False) -> Path:
     """Train as configured and return the run folder.
 
-    The folder holds `config.yaml`, `model.safetensors` + `config.json` (with class names),
-    `log.jsonl` and `metrics.json`. SIGINT or SIGTERM ends the run after the current step
-    with all of these written.
-    Raises ConfigError or DatasetError before anything is trained.
+    The folder holds `config.yaml`, `model.safetensors` + `config.json` (with class names), `log.jsonl`,
+    `metrics.json` and `checkpoints/`. SIGINT or SIGTERM ends the run after the current step with all of these
+    written; with `train.resume=auto` the same call goes on from there, bit for bit on a CPU.
+    Raises ConfigError or DatasetError before anything is trained, XViTError where the loss is not finite.
     """
-    accelerator = make_accelerator(config)
-    set_seed(config.seed)
-    train_list, val_list = load_lists(config)
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(config, folder / "config.yaml")
-    log = RunLog(folder)
-
-    model = build_model(
-        config.model, num_classes=train_list.num_classes, clip=config.data, classes=train_list.classes
-    )
-    dataset = VideoDataset(
-        train_list, config.data, augment=config.data.augment, seed=config.seed, on_error=config.data.on_error
-    )
-    batch_size = min(config.train.batch_size, len(dataset))
-    loader = make_loader(
-        dataset, batch_size=batch_size, shuffle=True, num_workers=config.data.num_workers, drop_last=True
-    )
-    optimizer = make_optimizer(model, config.train)
-    network, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-
-    steps = config.train.epochs * len(loader)
-    if config.train.max_steps is not None:
-        steps = min(steps, config.train.max_steps)
+    run = build_run(config)
+    folder, settings = run.folder, config.train
+    if run.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_yaml(config, folder / "config.yaml")
+    state = load_newest(folder) if settings.resume == "auto" else None
+    log = RunLog(folder if run.is_main else None, resume=state is not None)
+    step = run.load_state(state) if state else 0
+    steps = min(settings.epochs * run.steps_per_epoch, settings.max_steps or math.inf)
     log.write(
-        "start", videos=len(dataset), steps=steps, parameters=sum(p.numel() for p in model.parameters())
+        "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
     )
-    step, started, metrics = 0, time.monotonic(), {}
-    with StopSignal() as stop, ProgressLine("train", steps, quiet=quiet) as bar:
-        for epoch in range(config.train.epochs):
-            dataset.set_epoch(epoch)
-            network.train()
-            for batch in loader:
-                # A step's randomness is a function of its number, so a resumed run draws what it would have.
-                generator = seed_step(config.seed, step)
-                rate = learning_rate(epoch + step % len(loader) / len(loader), config.train)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group.get("lr_scale", 1.0)
-                batch = batch.to(accelerator.device)
-                frames = batch.frames.flatten(0, 1)  # one view a video in training
-                mixup = draw_mixup(len(frames), config.train.mixup_alpha, generator)
-                with accelerator.autocast():
-                    logits = network(frames if mixup is None else mixup.frames(frames))
-                loss = classification_loss(
-                    logits.float(),
-                    batch.labels,
-                    model.num_classes,
-                    label_smoothing=config.train.label_smoothing,
-                    mixup=mixup,
-                )
-                accelerator.backward(loss)
-                if config.train.clip_grad_norm is not None:
-                    accelerator.clip_grad_norm_(network.parameters(), config.train.clip_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+    if run.is_main and not quiet:
+        print(run.describe(int(steps)))
+    with (
+        StopSignal() as stop,
+        ProgressLine("train", int(steps), done=step, quiet=quiet or not run.is_main) as bar,
+    ):
+        while step < steps and not (stop.requested or run.out_of_patience):
+            epoch, done = divmod(step, run.steps_per_epoch)
+            run.dataset.set_epoch(epoch)
+            run.network.train()
+            waited = time.perf_counter()
+            for batch in run.batches(
+                skip_first_batches(run.loader, done * settings.accumulate) if done else run.loader
+            ):
+                waiting = time.perf_counter() - waited
+                rate = learning_rate(step / run.steps_per_epoch, settings)
+                loss = train_step(run, batch, step, rate)
                 step += 1
-                log.write("step", step=step, epoch=epoch, loss=loss.item(), lr=rate)
-                bar.advance(loss=loss.item(), lr=rate, **metrics)
-                if step == steps or stop.requested:
+                seconds = time.perf_counter() - waited
+                log.write(
+                    "step", step=step, epoch=epoch, loss=loss, lr=rate, seconds=seconds, waiting=waiting
+                )
+                bar.advance(loss=loss, lr=rate, clips_s=settings.batch_size / seconds, wait=waiting / seconds)
+                run.trackers.log({"loss": loss, "lr": rate}, step=step)
+                at_end = step >= steps or step % run.steps_per_epoch == 0
+                if at_end and (step >= steps or (epoch + 1) % settings.eval_every == 0):
+                    metrics = validate(run.evaluated, run.val_list, config, run)
+                    run.note(metrics, step)
+                    log.write("val", step=step, epoch=epoch, **metrics)
+                    bar.note(top1=metrics.get("top1", math.nan))
+                    run.trackers.log(metrics, step=step)
+                if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stop.requested:
+                    run.save(step)
+                if at_end or stop.requested:
                     break
-            if (epoch + 1) % config.train.eval_every == 0 or step == steps:
-                metrics = validate(network, val_list, config, accelerator)
-                log.write("val", step=step, epoch=epoch, **metrics)
-            if step == steps or stop.requested:
-                break
-    save_model(accelerator.unwrap_model(network), folder)
-    final = {"step": step, "steps": steps, "seconds": time.monotonic() - started, **metrics}
-    log.write("stopped" if stop.requested else "end", **final)
-    (folder / "metrics.json").write_text(json.dumps(final, indent=2) + "\n", encoding="utf8")
+                waited = time.perf_counter()
+    finish(run, log, step, int(steps), stopped=stop.requested)
     return folder
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """Accelerate's view of this process: device, precision, and the other processes there are."""
-    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
-    return Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
+    """One update from the batches of its accumulated passes; returns the loss.
+
+    Raises XViTError on a non-finite loss beyond `train.max_nonfinite`, naming step, rate and videos.
+    """
+    settings, accelerator = run.config.train, run.accelerator
+    # A step's randomness is a function of its number, so a resumed run draws what it would have.
+    generator = seed_step(run.config.seed, step, accelerator.process_index)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    total = 0.0
+    passes = [batch for batch in passes if len(batch.index)]
+    for number, batch in enumerate(passes):
+        frames = batch.frames.flatten(0, 1)  # one view a video in training
+        blend = draw_blend(len(frames), settings.mixup_alpha, settings.cutmix_alpha, generator)
+        if blend is not None:
+            frames = blend.frames(frames)
+        with run.gradients_held(number < len(passes) - 1):
+            with accelerator.autocast():
+                logits = run.network(frames)
+            loss = classification_loss(
+                logits.float(),
+                batch.labels,
+                run.model.num_classes,
+                label_smoothing=settings.label_smoothing,
+                blend=blend,
+            )
+            accelerator.backward(loss / len(passes))
+        total += accelerator.reduce(loss.detach(), "mean").item() / len(passes)
+    if math.isfinite(total):
+        if settings.clip_grad_norm is not None:
+            accelerator.clip_grad_norm_(run.network.parameters(), settings.clip_grad_norm)
+        run.optimizer.step()
+        if run.average is not None:
+            run.average.update_parameters(run.model)
+    else:
+        run.nonfinite += 1
+        if run.nonfinite > settings.max_nonfinite:
+            videos = [run.train_list.records[row].path for batch in passes for row in batch.index.tolist()]
+            raise XViTError(
+                f"the loss is {total} at step {step + 1}, learning rate {rate:.3g}, "
+                f"videos {', '.join(videos)}; lower train.lr or skip such steps with train.max_nonfinite=N"
+            )
+    run.optimizer.zero_grad(set_to_none=True)
+    return total
 
 
-def load_lists(config: Config) -> tuple[Manifest, Manifest]:
-    """The train and val lists of `data.root`. Raises DatasetError on empty or contradicting ones."""
-    if config.data.root is None:
-        raise ConfigError("data.root is not set; add data.root=FOLDER, the folder that holds your videos")
-    train_list = load_manifest(config.data, "train")
-    val_list = load_manifest(config.data, "val", classes=train_list.classes)
-    for manifest in (train_list, val_list):
-        if not manifest.records:
-            raise DatasetError(f"{config.data.root}: no videos in the {manifest.split} split")
-    known = {record.labels for record in train_list.records}
-    for record in val_list.records:
-        if record.labels and record.labels not in known and len(record.labels) == 1:
-            name = train_list.classes[0][record.labels[0]]
-            raise DatasetError(f"{record.path}: class {name!r} is in val but not in train")
-    return train_list, val_list
-
-
-def validate(
-    network: torch.nn.Module, manifest: Manifest, config: Config, accelerator: Accelerator
-) -> dict[str, Any]:
+def validate(model: nn.Module, manifest: Manifest, config: Config, run: Run) -> dict[str, Any]:
     """Accuracy over the configured views of the val list."""
     dataset = VideoDataset(
         manifest, config.data, views=parse_views(config.eval.views), on_error=config.data.on_error
@@ -135,32 +140,27 @@ def validate(
     loader = make_loader(
         dataset, batch_size=config.eval.batch_size, shuffle=False, num_workers=config.data.num_workers
     )
-    return evaluate(network, loader, accelerator=accelerator, combine=config.eval.combine).summary()
+    if run.accelerator.num_processes > 1:
+        loader = run.accelerator.prepare(loader)
+    return evaluate(
+        model, loader, manifest=manifest, accelerator=run.accelerator, combine=config.eval.combine
+    ).summary()
 
 
-def seed_step(seed: int, step: int) -> torch.Generator:
-    """Seed torch's global generator (dropout) for a step and return a CPU generator for the batch's draws."""
-    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
-    return torch.Generator().manual_seed((seed * 1_000_033 + step) % 2**63)
+def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> None:
+    """Write the model and the final metrics."""
+    metrics = {"step": step, "steps": steps, **run.best, **run.metrics, "unreadable": run.unreadable}
+    log.write("stopped" if stopped else "end", **metrics)
+    if run.is_main:
+        save_model(run.evaluated, run.folder)
+        text = json.dumps(metrics, indent=2) + "\n"
+        (run.folder / "metrics.json").write_text(text, encoding="utf8")
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
 
 
-class StopSignal:
-    """Turns SIGINT and SIGTERM into `requested`, so that the step is finished; the second one interrupts."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
+    """Seed torch's generators (dropout) for a step and return one on the CPU for the batch's own draws."""
+    number = (seed * 1_000_003 + step) * 1009 + rank
+    torch.manual_seed(number % 2**63)
+    return torch.Generator().manual_seed((number * 7 + 1) % 2**63)

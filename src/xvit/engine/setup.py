@@ -1,0 +1,235 @@
+"""What a training run is made of, built from the configuration."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from xvit.config import Config
+from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
+from xvit.engine.checkpoint import save_checkpoint
+from xvit.engine.optim import freeze, make_optimizer
+from xvit.errors import ConfigError, DatasetError, WeightsError
+from xvit.models import XViT, build_model, load_model
+from xvit.models.cost import multiply_adds
+from xvit.types import Batch
+
+
+class Run:
+    """Lists, model, optimiser and loader of a training, and what has to survive a restart.
+
+    model is the plain XViT, `network` what Accelerate (and torch.compile) made of it, `average` its moving
+    average if one is kept, `evaluated` whichever of model and average is validated and saved.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = Path(config.output)
+        self.accelerator = make_accelerator(config)
+        self.trackers = self.accelerator
+        self.is_main = self.accelerator.is_main_process
+        set_seed(config.seed)
+        self.train_list, self.val_list = load_lists(config)
+        self.model = make_model(config, self.train_list)
+        self.average: AveragedModel | None = None
+        if config.train.ema_decay is not None:
+            self.average = AveragedModel(
+                self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay)
+            )
+            self.average.to(self.accelerator.device)
+        self.dataset = VideoDataset(
+            self.train_list,
+            config.data,
+            augment=config.data.augment,
+            seed=config.seed,
+            on_error=config.data.on_error,
+        )
+        batch_size = min(config.train.batch_size, len(self.dataset))
+        passes = config.train.accumulate * self.accelerator.num_processes
+        if batch_size % passes:
+            raise ConfigError(
+                f"train.batch_size: {batch_size} videos a step do not divide over {passes} passes"
+            )
+        loader = make_loader(
+            self.dataset,
+            batch_size=batch_size // config.train.accumulate,
+            shuffle=True,
+            num_workers=config.data.num_workers,
+            drop_last=True,
+            class_balanced=config.train.class_balanced,
+        )
+        self.steps_per_epoch = len(loader) // config.train.accumulate
+        network = torch.compile(self.model) if config.train.compile else self.model
+        optimizer = make_optimizer(self.model, config.train)
+        self.network, self.optimizer, self.loader = self.accelerator.prepare(network, optimizer, loader)
+        self.metrics: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
+        self.worse = 0
+        self.nonfinite = 0
+        self.unreadable: dict[str, str] = {}
+        if config.train.trackers:
+            self.accelerator.init_trackers("xvit", config={"output": config.output})
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def evaluated(self) -> XViT:
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, XViT)
+        return self.average.module
+
+    @property
+    def out_of_patience(self) -> bool:
+        return self.config.train.patience is not None and self.worse >= self.config.train.patience
+
+    def describe(self, steps: int) -> str:
+        """What is about to happen, for a person."""
+        clip = self.model.clip
+        example = torch.zeros(1, clip.num_frames, 3, clip.size, clip.size, device=self.accelerator.device)
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return "\n".join(
+            [
+                f"data   {len(self.train_list.records)} train and {len(self.val_list.records)} val videos, "
+                f"{sum(self.train_list.num_classes)} classes, {self.train_list.format}",
+                f"model  {self.model.config.name}, {self.num_parameters / 1e6:.2f} M parameters "
+                f"({trained / 1e6:.2f} M trained), {multiply_adds(self.model, example) / 1e9:.3g} G "
+                f"multiply-adds a clip of {clip.num_frames} frames at {clip.size} px",
+                f"steps  {steps} of {self.config.train.batch_size} clips, {self.steps_per_epoch} an epoch, "
+                f"on {self.accelerator.num_processes} × {self.accelerator.device}",
+                f"output {self.folder}",
+            ]
+        )
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
+        """The accumulated passes of each step, on the device.
+
+        A batch without a readable video (`data.on_error=skip`) takes part as one with no clips.
+        """
+        passes: list[Batch] = []
+        for batch in loader:
+            self.unreadable |= {self.train_list.records[row].path: reason for row, reason in batch.failures}
+            passes.append(batch.to(self.accelerator.device))
+            if len(passes) == self.config.train.accumulate:
+                yield passes
+                passes = []
+
+    def gradients_held(self, held: bool) -> contextlib.AbstractContextManager[None]:
+        """Where `held`, processes do not exchange gradients yet."""
+        return self.accelerator.no_sync(self.network) if held else contextlib.nullcontext()
+
+    def note(self, metrics: dict[str, Any], step: int) -> None:
+        """Remember the newest and the best validation."""
+        self.metrics = metrics
+        name = self.config.train.best_metric
+        if metrics.get(name, 0.0) > self.best.get(f"best_{name}", -1.0):
+            self.best = {f"best_{name}": metrics.get(name, 0.0), "best_step": step}
+            self.worse = 0
+        else:
+            self.worse += 1
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint."""
+        if self.is_main:
+            average = None if self.average is None else self.average.state_dict()
+            state = {
+                "step": step,
+                "model": self.model.state_dict(),
+                "average": average,
+                "optimizer": self.optimizer.state_dict(),
+                "metrics": self.metrics,
+                "best": self.best,
+                "worse": self.worse,
+                "nonfinite": self.nonfinite,
+            }
+            save_checkpoint(self.folder, step, state, keep_last=self.config.train.keep_last)
+
+    def load_state(self, state: dict[str, Any]) -> int:
+        """Take over a checkpoint's state and return its step."""
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, TypeError, KeyError) as err:
+            reason = "its checkpoint is of another model; choose another output or train.resume=never"
+            raise WeightsError(self.folder, reason) from err
+        self.metrics, self.best = state["metrics"], state["best"]
+        self.worse, self.nonfinite = state["worse"], state["nonfinite"]
+        return int(state["step"])
+
+
+def build_run(config: Config) -> Run:
+    """Everything a training needs. Raises ConfigError, DatasetError or WeightsError."""
+    return Run(config)
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Accelerate's view of this process: device, precision, and the other processes there are."""
+    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    return Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=precision,
+        # Every process takes its part of each global batch, so their number does not change the losses.
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=list(config.train.trackers) or None,
+        project_dir=config.output if config.train.trackers else None,
+    )
+
+
+def make_model(config: Config, train_list: Manifest) -> XViT:
+    """The model of `config`, warm-started and frozen as it says."""
+    model = build_model(
+        config.model, num_classes=train_list.num_classes, clip=config.data, classes=train_list.classes
+    )
+    if config.train.init_from is not None:
+        warm_start(model, config.train.init_from, new_head=config.train.new_head)
+    model.set_grad_checkpointing(config.train.grad_checkpointing)
+    freeze(model, config.train.trained_blocks)
+    return model
+
+
+def warm_start(model: XViT, path: str, *, new_head: bool) -> None:
+    """Take the weights of another of our or the authors' models; with `new_head` all but its classifier.
+
+    Raises WeightsError listing what does not fit.
+    """
+    source = load_model(path).state_dict()
+    if new_head:
+        source = {name: tensor for name, tensor in source.items() if not name.startswith("head.fc.")}
+        source |= {f"head.fc.{name}": tensor for name, tensor in model.head.fc.state_dict().items()}
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ source.keys())
+    wrong += sorted(n for n in own.keys() & source.keys() if own[n].shape != source[n].shape)
+    if wrong:
+        hint = "; add train.new_head=true for other classes" if any("head.fc" in n for n in wrong) else ""
+        raise WeightsError(path, f"does not fit the model of this run: {', '.join(wrong[:6])}{hint}")
+    model.load_state_dict(source)
+
+
+def load_lists(config: Config) -> tuple[Manifest, Manifest]:
+    """The train and val lists of `data.root`. Raises DatasetError on empty or contradicting ones."""
+    if config.data.root is None:
+        raise ConfigError("data.root is not set; add data.root=FOLDER, the folder that holds your videos")
+    train_list = load_manifest(config.data, "train")
+    val_list = load_manifest(config.data, "val", classes=train_list.classes)
+    for manifest in (train_list, val_list):
+        if not manifest.records:
+            raise DatasetError(f"{config.data.root}: no videos in the {manifest.split} split")
+    for task, names in enumerate(train_list.classes):
+        known = {record.labels[task] for record in train_list.records}
+        unseen = {record.labels[task] for record in val_list.records if record.labels} - known
+        if unseen:
+            raise DatasetError(
+                f"{config.data.root}: the class {names[min(unseen)]!r} is in val but not in train"
+            )
+    return train_list, val_list
