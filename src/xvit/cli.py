@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from xvit.cli_data import app as data
 from xvit.cli_eval import compare, evaluate
 from xvit.cli_models import info, models, weights
 from xvit.errors import XViTError
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="XViT: video recognition at the cost of an image transformer.",
 )
 app.add_typer(weights, name="weights")
+app.add_typer(data, name="data")
 app.command()(info)
 app.command()(models)
 app.command("eval")(evaluate)

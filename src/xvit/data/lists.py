@@ -122,3 +122,8 @@ def names_from_folders(found: VideoList, count: int) -> tuple[str, ...]:
 def numbered(count: int) -> tuple[str, ...]:
     """Names for classes that have none: their numbers."""
     return tuple(str(label) for label in range(count))
+
+
+def quoted(path: str) -> str:
+    """A path as a list line holds it: in double quotes where it has spaces, commas or quotes."""
+    return '"' + path.replace('"', '""') + '"' if set(path) & set(' ,\t"') else path

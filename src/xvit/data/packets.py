@@ -23,6 +23,7 @@ class PacketIndex:
     keyframes: times at which decoding can start.
     skipped:   frames before the segment, for a reader that cannot seek.
     fps:       the average rate, None where nothing tells.
+    cut:       a packet is incomplete: the file ends, or was overwritten, in the middle of it.
     """
 
     count: int | None
@@ -30,6 +31,7 @@ class PacketIndex:
     keyframes: list[int]
     skipped: int
     fps: float | None
+    cut: bool = False
 
 
 def read_packets(
@@ -47,10 +49,11 @@ def read_packets(
         container.seek(start, stream=stream)
     times: list[int] = []
     keyframes: list[int] = []
-    named = True
+    named, cut = True, False
     for packet in container.demux(stream):
         if packet.size == 0 or packet.is_discard:
             continue
+        cut |= packet.is_corrupt
         if seekable and end is not None and packet.dts is not None and packet.dts >= end:
             break
         if packet.pts is None:
@@ -63,12 +66,12 @@ def read_packets(
     fps = _average_rate(stream, times)
     counted = seekable or (container.format.name == "avi" and stream.codec_context.name not in _FIELD_CODECS)
     if not named or not counted or len(set(times)) < len(times):
-        return PacketIndex(None, [], [], round((start_seconds or 0) * (fps or 0)), fps)
+        return PacketIndex(None, [], [], round((start_seconds or 0) * (fps or 0)), fps, cut)
     first = 0 if start is None else bisect_left(times, start)
     last = len(times) if end is None else bisect_left(times, end)
     if not seekable:
-        return PacketIndex(last - first, [], [], first, fps)
-    return PacketIndex(last - first, times[first:last], sorted(keyframes), 0, fps)
+        return PacketIndex(last - first, [], [], first, fps, cut)
+    return PacketIndex(last - first, times[first:last], sorted(keyframes), 0, fps, cut)
 
 
 def _average_rate(stream: av.VideoStream, times: list[int]) -> float | None:

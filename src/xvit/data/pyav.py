@@ -106,6 +106,7 @@ class VideoFile:
         self._held: tuple[int, av.VideoFrame] | None = None  # the frame it gave last
         try:
             index = self._read_packets(start_seconds, end_seconds, partial)
+            self.cut = index.cut  # a packet is incomplete; what decodes is still given
             self._times, self._keyframes, self._skipped = index.times, index.keyframes, index.skipped
             count = index.count
             self._rewind()
