@@ -113,7 +113,7 @@ class XViT(nn.Module):
         return self.head(features, pre_logits)
 
     def _temporal_positions(self, length: int) -> Tensor:
-        """Eq. 2's p_t for `length` frames: (1, T, 1, D)."""
+        """The temporal embedding p_t of `length` frames: (1, T, 1, D)."""
         table = self.temporal_embedding
         assert table is not None
         if self.config.temporal_embedding == "interpolate":
