@@ -149,10 +149,17 @@ class AugmentConfig(_Section):
 
 
 class DataConfig(ClipConfig):
-    """Where the videos are and how they are read; the fields of ClipConfig are keys here too."""
+    """Where the videos are and how they are read; the fields of ClipConfig are keys here too.
+
+    format:       the layout of `root`; "auto" recognises it (docs/data.md lists them).
+    fold:         which of the published splits of UCF101 and HMDB51.
+    val_fraction: what a single folder of classes holds out, split by `seed`.
+    on_error:     "skip" leaves unreadable videos out, counted and named.
+    """
 
     root: str | None = None
     format: str = "auto"
+    fold: Annotated[int, Field(ge=1, le=3)] = 1
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     num_workers: Annotated[int, Field(ge=0)] = 2
     on_error: Literal["raise", "skip"] = "raise"

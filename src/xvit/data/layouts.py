@@ -30,10 +30,14 @@ SPLIT_FOLDERS = {
 
 @dataclass(frozen=True)
 class Split:
-    """What a layout finds: the videos of one split and the class names their labels count through."""
+    """What a layout finds: the videos of one split and the class names their labels count through.
+
+    `missing` counts videos that an official list names and the disk lacks, as is usual for Kinetics.
+    """
 
     records: RecordTable
     classes: Classes
+    missing: int = 0
 
 
 def find_split_folder(root: Path, split: str) -> Path | None:

@@ -9,10 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from xvit.config import DataConfig
-from xvit.data import layouts, released
+from xvit.data import epic, folds, layouts, official, released
 from xvit.data.layouts import Classes, Split
 from xvit.data.records import Manifest
 from xvit.errors import ConfigError, DatasetError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a layout."""
+
+    root: Path
+    split: str
+    val_fraction: float
+    fold: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -20,15 +31,24 @@ class Layout:
     """How one layout is known from its directory, and how a split of it is read."""
 
     found_in: Callable[[Path], bool]
-    read: Callable[[Path, str], Split]
+    read: Callable[[Wanted], Split]
 
 
 # In the order in which `data.format=auto` asks.
 LAYOUTS: dict[str, Layout] = {
-    "released_kinetics": Layout(released.is_kinetics, released.read_kinetics),
-    "released_ssv2": Layout(released.is_ssv2, released.read_ssv2),
-    "csv": Layout(layouts.is_csv, layouts.read_csv),
-    "split_folders": Layout(layouts.is_split_folders, layouts.read_split_folders),
+    "released_kinetics": Layout(released.is_kinetics, lambda w: released.read_kinetics(w.root, w.split)),
+    "released_ssv2": Layout(released.is_ssv2, lambda w: released.read_ssv2(w.root, w.split)),
+    "kinetics": Layout(official.is_kinetics, lambda w: official.read_kinetics(w.root, w.split)),
+    "ssv2": Layout(official.is_ssv2, lambda w: official.read_ssv2(w.root, w.split)),
+    "epic": Layout(epic.is_epic, lambda w: epic.read_epic(w.root, w.split)),
+    "ucf101": Layout(folds.is_ucf101, lambda w: folds.read_ucf101(w.root, w.split, w.fold)),
+    "hmdb51": Layout(folds.is_hmdb51, lambda w: folds.read_hmdb51(w.root, w.split, w.fold)),
+    "csv": Layout(layouts.is_csv, lambda w: layouts.read_csv(w.root, w.split)),
+    "split_folders": Layout(layouts.is_split_folders, lambda w: layouts.read_split_folders(w.root, w.split)),
+    "class_folders": Layout(
+        layouts.is_class_folders,
+        lambda w: layouts.read_class_folders(w.root, w.split, w.val_fraction, w.seed),
+    ),
 }
 
 
@@ -48,17 +68,14 @@ def load_manifest(
     if not root.is_dir():
         raise DatasetError(f"data.root: {root}: {'not a folder' if root.exists() else 'no such folder'}")
     name = find_layout(root) if config.format == "auto" else config.format
-    if name == "class_folders":
-        found = layouts.read_class_folders(root, split, config.val_fraction, seed)
-    elif name in LAYOUTS:
-        found = LAYOUTS[name].read(root, split)
-    else:
-        raise ConfigError(f"data.format must be auto, {', '.join(LAYOUTS)} or class_folders, got {name!r}")
+    if name not in LAYOUTS:
+        raise ConfigError(f"data.format must be auto, {', '.join(LAYOUTS)}, got {name!r}")
+    found = LAYOUTS[name].read(Wanted(root, split, config.val_fraction, config.fold, seed))
     if not len(found.records):
         raise DatasetError(f"{root}: the {split} split ({name}) lists no videos")
     if classes:  # weights of the authors carry no names
         found = _renumber(found, classes, root)
-    return Manifest.of(found.records, found.classes, split, name)
+    return Manifest.of(found.records, found.classes, split, name, found.missing)
 
 
 def find_layout(root: Path) -> str:
@@ -66,8 +83,6 @@ def find_layout(root: Path) -> str:
     for name, layout in LAYOUTS.items():
         if layout.found_in(root):
             return name
-    if layouts.is_class_folders(root):
-        return "class_folders"
     raise DatasetError(
         f"{root}: no dataset found there: expected class folders of videos, folders train/ and val/, "
         "train.csv and val.csv of `path label`, or one of the layouts in docs/data.md"
@@ -100,7 +115,7 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
             )
         table = np.array([place.get(name, -1) for name in own], np.int32)
         labels[:, task] = table[labels[:, task]]
-    return Split(records.with_labels(labels), tuple(names))
+    return Split(records.with_labels(labels), tuple(names), found.missing)
 
 
 def _only_numbers(names: tuple[str, ...]) -> bool:

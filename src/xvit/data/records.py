@@ -109,6 +109,11 @@ class RecordTable(Sequence[VideoRecord]):
             rates=None if self.rates is None else self.rates.numpy()[chosen],
         )
 
+    def set_spans(self, spans: np.ndarray, rates: np.ndarray | None = None) -> None:
+        """Make every record the segment (N, 2) seconds of its video."""
+        self.spans = torch.from_numpy(np.array(spans, float).reshape(len(self), 2))
+        self.rates = None if rates is None else torch.from_numpy(np.array(rates, float).reshape(len(self)))
+
     def with_labels(self, labels: np.ndarray) -> RecordTable:
         """The same videos with (N, L) other labels."""
         table = copy.copy(self)
@@ -137,6 +142,7 @@ class Manifest:
     split:   "train", "val" or "test"; empty for a list made by hand, as are the next two.
     format:  the layout it was read from, a key of `LAYOUTS`.
     digest:  SHA-256 of the exact list and its class names.
+    missing: videos that an official list names and the disk lacks; they are not among the records.
     """
 
     records: Sequence[VideoRecord]
@@ -144,15 +150,21 @@ class Manifest:
     split: str = ""
     format: str = ""
     digest: str = ""
+    missing: int = 0
 
     @classmethod
     def of(
-        cls, records: RecordTable, classes: tuple[tuple[str, ...], ...], split: str, format: str
+        cls,
+        records: RecordTable,
+        classes: tuple[tuple[str, ...], ...],
+        split: str,
+        format: str,
+        missing: int = 0,
     ) -> Manifest:
         """A manifest with its digest filled in."""
         names = "\n".join("\t".join(task) for task in classes)
         digest = hashlib.sha256(f"{records.digest()}\n{names}".encode()).hexdigest()
-        return cls(records, classes, split, format, digest)
+        return cls(records, classes, split, format, digest, missing)
 
     @property
     def num_classes(self) -> tuple[int, ...]:
@@ -161,4 +173,5 @@ class Manifest:
 
     def __str__(self) -> str:
         classes = " + ".join(str(count) for count in self.num_classes) or "no"
-        return f"{self.format}: {len(self.records):,} videos, {classes} classes, split {self.split}"
+        text = f"{self.format}: {len(self.records):,} videos, {classes} classes, split {self.split}"
+        return text + (f"; {self.missing:,} listed videos are not on disk" if self.missing else "")
