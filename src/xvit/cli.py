@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +62,16 @@ def train(
     from xvit.engine.train import train as train_model
 
     folder = train_model(settings)
-    typer.echo(f"saved {folder}; next: xvit eval {folder} --views 3x1")
+    found = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
+    for path, reason in found["unreadable"].items():
+        typer.echo(f"not read: {path}: {reason}")
+    if found["stopped"]:
+        typer.echo(
+            f"stopped at step {found['step']} of {found['steps']}, saved {folder}; resume with the same"
+        )
+        typer.echo("command and train.resume=auto")
+    else:
+        typer.echo(f"saved {folder}; next: xvit eval {folder} --views 3x1")
 
 
 @app.command()

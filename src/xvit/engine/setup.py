@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -175,6 +176,7 @@ def build_run(config: Config) -> Run:
 
 def make_accelerator(config: Config) -> Accelerator:
     """Accelerate's view of this process: device, precision, and the other processes there are."""
+    AcceleratorState._reset_state()  # a second training in this process may want another precision
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
     return Accelerator(
         cpu=config.device == "cpu",

@@ -149,8 +149,9 @@ def validate(model: nn.Module, manifest: Manifest, config: Config, run: Run) -> 
 
 def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> None:
     """Write the model and the final metrics."""
-    metrics = {"step": step, "steps": steps, **run.best, **run.metrics, "unreadable": run.unreadable}
-    log.write("stopped" if stopped else "end", **metrics)
+    metrics = {"step": step, "steps": steps, "stopped": stopped, **run.best, **run.metrics}
+    metrics["unreadable"] = run.unreadable
+    log.write("end", **metrics)
     if run.is_main:
         save_model(run.evaluated, run.folder)
         text = json.dumps(metrics, indent=2) + "\n"

@@ -1,0 +1,276 @@
+"""A training on real files: it resumes bit for bit, stops when asked, and names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from xvit.config import Config, load_config
+from xvit.data.synth import write_motion_set
+from xvit.engine import train as train_module
+from xvit.engine.runlog import read_log
+from xvit.engine.train import train
+from xvit.errors import DatasetError, WeightsError, XViTError
+
+SMALL = (
+    "device=cpu",
+    "model.backbone_args={patch_size: 16, embed_dim: 16, depth: 1, num_heads: 2}",
+    "model.head_num_heads=2",
+    "data.num_frames=2",
+    "train.batch_size=6",
+    "train.epochs=4",
+    "train.eval_every=4",
+    "model.dropout=0.1",
+    "train.mixup_alpha=0.2",
+    "train.ema_decay=0.9",
+)
+STEPS = 4 * 3  # epochs × batches
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Sums come out bit for bit alike only on the same number of threads, here and in child processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train_on_one_thread(config: Config) -> None:
+    torch.set_num_threads(1)
+    train(config, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("motion")
+    write_motion_set(root, train_per_class=3, val_per_class=1, workers=1)
+    return root
+
+
+def small_config(videos: Path, output: Path, *overrides: str) -> Config:
+    return load_config("demo/motion", [f"data.root={videos}", f"output={output}", *SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(small_config(videos, tmp_path_factory.mktemp("run") / "whole"), quiet=True)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_folder_says_all(finished: Path) -> None:
+    assert {p.name for p in finished.iterdir()} == {
+        "config.yaml",
+        "config.json",
+        "model.safetensors",
+        "log.jsonl",
+        "metrics.json",
+        "checkpoints",
+    }
+    events = read_log(finished)
+    assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, STEPS + 1))
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["step"] == metrics["steps"] == STEPS
+    assert 0 <= metrics["top1"] <= 1
+    classes = json.loads((finished / "config.json").read_text())["classes"]
+    assert classes == [["down", "grow", "left", "right", "shrink", "up"]]
+
+
+def test_four_steps_are_two_and_two(videos: Path, tmp_path: Path) -> None:
+    whole = train(small_config(videos, tmp_path / "whole", "train.max_steps=4"), quiet=True)
+    split = tmp_path / "split"
+    train(small_config(videos, split, "train.max_steps=2"), quiet=True)
+    train(small_config(videos, split, "train.max_steps=4", "train.resume=auto"), quiet=True)
+    assert_same_weights(whole, split)
+    steps = [e for e in read_log(split) if e["event"] == "step"]
+    expected = [e["loss"] for e in read_log(whole) if e["event"] == "step"]
+    assert [e["loss"] for e in steps] == expected
+
+
+def test_another_seed_is_another_run(videos: Path, finished: Path, tmp_path: Path) -> None:
+    other = train(small_config(videos, tmp_path / "other", "seed=1"), quiet=True)
+    assert not torch.equal(weights(other)["head.fc.weight"], weights(finished)["head.fc.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_kills_change_nothing(videos: Path, finished: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments of a run that saves after every step, then go on, until all is trained."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["xvit.engine.train"])
+    rng, kills, runs = random.Random(0), 0, 0
+    while kills < 20:
+        runs += 1
+        output = tmp_path / f"run{runs}"
+        config = small_config(
+            videos, output, "train.resume=auto", "train.checkpoint_every=1", "train.keep_last=3"
+        )
+        while not (output / "metrics.json").exists():
+            process = context.Process(target=train_on_one_thread, args=(config,))
+            process.start()
+            process.join(rng.uniform(0.3, 2.5) if kills < 20 else None)
+            if process.exitcode is None:
+                process.kill()
+                kills += 1
+            process.join()
+        assert_same_weights(output, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_run_that_evaluates(videos: Path, tmp_path: Path, number: int) -> None:
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "xvit",
+        "train",
+        "demo/motion",
+        f"data.root={videos}",
+        f"output={run}",
+        *SMALL,
+    ]
+    process = subprocess.Popen(
+        [*command, "train.epochs=10000", "train.eval_every=10000"], stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (run / "log.jsonl").exists() and any(e["event"] == "step" for e in read_log(run)):
+            break
+        time.sleep(0.2)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "train.resume=auto" in output
+    done = subprocess.run(
+        [sys.executable, "-m", "xvit", "eval", str(run), "--views", "1x2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_time_to_stop_is_when_nothing_gets_better(videos: Path, tmp_path: Path) -> None:
+    run = train(
+        small_config(
+            videos,
+            tmp_path / "r",
+            "train.epochs=50",
+            "train.eval_every=1",
+            "train.patience=2",
+            "train.lr=1e-9",
+        ),
+        quiet=True,
+    )
+    assert json.loads((run / "metrics.json").read_text())["step"] == 3 * 3  # the first, then two no better
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("train.accumulate=2",),
+        ("train.cutmix_alpha=1", "train.label_smoothing=0.1"),
+        ("train.optimizer=sgd", "train.weight_decay=1e-4"),
+        ("train.trained_blocks=0",),
+        ("train.precision=bf16", "train.grad_checkpointing=true"),
+        ("train.class_balanced=true", "train.layer_decay=0.7", "model.drop_path=0.1"),
+        ("data.num_workers=1",),
+    ],
+    ids=lambda changes: changes[0],
+)
+def test_every_switch_trains(videos: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=2", *changes), quiet=True)
+    losses = [e["loss"] for e in read_log(run) if e["event"] == "step"]
+    assert len(losses) == 2
+    assert all(0 < loss < 10 for loss in losses)
+
+
+def test_accumulated_passes_are_one_batch(videos: Path, tmp_path: Path) -> None:
+    still = ("train.max_steps=3", "model.dropout=0", "train.mixup_alpha=0", "train.optimizer=sgd")
+    whole = train(small_config(videos, tmp_path / "whole", *still), quiet=True)
+    parts = train(small_config(videos, tmp_path / "parts", *still, "train.accumulate=3"), quiet=True)
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_warm_start_with_other_classes_needs_a_word(videos: Path, finished: Path, tmp_path: Path) -> None:
+    other = tmp_path / "two"
+    for name in ("left", "right"):
+        (other / name).mkdir(parents=True)
+        for file in (videos / name).iterdir():
+            (other / name / file.name).symlink_to(file)
+    overrides = ("train.max_steps=1", f"train.init_from={finished}")
+    with pytest.raises(WeightsError, match=r"head\.fc\.bias.*train\.new_head=true"):
+        train(small_config(other, tmp_path / "a", *overrides), quiet=True)
+    run = train(
+        small_config(other, tmp_path / "b", *overrides, "train.new_head=true", "train.lr=1e-9"), quiet=True
+    )
+    name = "backbone.blocks.0.attn.qkv.weight"
+    torch.testing.assert_close(weights(run)[name], weights(finished)[name], atol=1e-6, rtol=0)
+
+
+def test_a_loss_that_is_not_finite_names_the_videos(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(XViTError, match=r"loss is (nan|inf) at step \d+, learning rate .*left.*\.mp4"):
+        train(small_config(videos, tmp_path / "r", "train.lr=1e30", "train.clip_grad_norm=null"), quiet=True)
+    real, calls = train_module.classification_loss, []
+
+    def sometimes(*args: object, **kwargs: object) -> torch.Tensor:
+        calls.append(1)
+        return real(*args, **kwargs) * (float("nan") if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(train_module, "classification_loss", sometimes)
+    run = train(small_config(videos, tmp_path / "s", "train.max_nonfinite=1"), quiet=True)
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
+
+
+def test_a_class_only_in_val_is_named(videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    root.mkdir()
+    for name in ("train.csv", "val.csv", "classes.txt"):
+        (root / name).write_text((videos / name).read_text())
+    for name in ("left", "right", "up", "down", "grow", "shrink"):
+        (root / name).symlink_to(videos / name)
+    rows = [row for row in (root / "train.csv").read_text().splitlines() if not row.startswith("up/")]
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(DatasetError, match=r"val\.csv:\d+: label 5 does not occur in train\.csv"):
+        train(small_config(root, tmp_path / "r"), quiet=True)
+
+
+def test_unreadable_videos_are_named_or_stop_the_run(videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    root.mkdir()
+    for name in ("left", "right"):
+        (root / name).mkdir()
+        for file in (videos / name).iterdir():
+            (root / name / file.name).write_bytes(file.read_bytes())
+    broken = root / "left" / "train_00000.mp4"
+    broken.write_bytes(b"not a video")
+    with pytest.raises(XViTError, match=r"left/.*\.mp4"):
+        train(small_config(root, tmp_path / "a", "data.val_fraction=0.3"), quiet=True)
+    run = train(small_config(root, tmp_path / "b", "data.val_fraction=0.3", "data.on_error=skip"), quiet=True)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert broken.name in str(metrics["unreadable"]) or metrics["missing"] == 1
