@@ -48,7 +48,7 @@ def run(tmp_path: Path, motion: Path) -> Path:
     return tmp_path / "run"
 
 
-ONE_BY_ONE = ["eval.batch_size=1", "data.num_workers=0"]
+ONE_BY_ONE = ["eval.batch_size=6", "data.num_workers=0"]  # six views: a video a batch
 
 
 def test_a_run_is_scored_and_everything_about_it_written(run: Path, motion: Path) -> None:

@@ -57,7 +57,7 @@ def evaluate_run(
     """Score a split and write `scores.npz`, `predictions.csv` and `results.json`.
 
     `model` is a run folder, a weight file or a published name, `data` a folder of videos (default: the run's
-    own), `views` crops×clips (default: the configuration's), `groups` a csv of recordings (see `read_groups`).
+    own), `views` crops×clips (default: the configuration's), `groups` a csv of recordings (`read_groups`).
     Files go to `output` (default: `eval` inside the run, beside the file, or in runs/NAME). A list without
     labels also gives `submission.csv`. Interrupted, the same call goes on with what is not finished.
     """
