@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from xvit.config import Config, Mixing, load_config
     from xvit.errors import VideoReadError, XViTError
     from xvit.models import XViT, create_model, list_models, load_model
+    from xvit.models.hub import from_pretrained, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,9 @@ _HOMES = {
     "create_model": "xvit.models",
     "list_models": "xvit.models",
     "load_model": "xvit.models",
+    "from_pretrained": "xvit.models.hub",
+    "push_to_hub": "xvit.models.hub",
+    "save_pretrained": "xvit.models.hub",
 }
 __all__ = [
     "Config",
@@ -34,9 +38,12 @@ __all__ = [
     "XViTError",
     "__version__",
     "create_model",
+    "from_pretrained",
     "list_models",
     "load_config",
     "load_model",
+    "push_to_hub",
+    "save_pretrained",
 ]
 
 

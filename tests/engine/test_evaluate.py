@@ -98,6 +98,20 @@ def test_passes_are_filled_across_videos_and_the_mode_is_kept() -> None:
     assert seen == [3]
 
 
+def test_equal_views_are_scored_once() -> None:
+    listing, frames, labels = make(videos=3)
+    frames[1, 2] = frames[1, 0]
+    frames[2, 1:] = frames[2, 0]
+    frames[2, 3, -1, -1, -1, -1] += 1  # nearly equal is not equal
+    model = Pooled(3)
+    with torch.no_grad():
+        expected = model(frames.flatten(0, 1)).softmax(1).unflatten(0, (3, 4)).mean(1)
+    model.passes.clear()
+    result = evaluate(model, batches(frames, labels, [[0, 1, 2]]), manifest=listing)
+    assert model.passes == [4 + 3 + 2]
+    np.testing.assert_allclose(result.scores, expected, rtol=1e-5)
+
+
 def test_two_tasks_are_softmaxed_apart() -> None:
     listing, frames, labels = make(sizes=(3, 4))
     model = Pooled(7)

@@ -130,7 +130,10 @@ def _running_means(
     """
     videos, views = len(frames), len(order)
     if stop_margin is None:
-        each = view_scores(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])[:, list(order)]
+        chosen, place = _distinct_views(frames)
+        flat = frames.flatten(0, 1)
+        each = view_scores(flat if len(chosen) == len(flat) else flat[chosen])[place]
+        each = each.unflatten(0, frames.shape[:2])[:, list(order)]
         counts = torch.arange(1, views + 1, device=each.device)
         return each.cumsum(1) / counts[:, None], torch.full((videos,), views)
     means: list[Tensor] = []
@@ -145,6 +148,25 @@ def _running_means(
             undecided = undecided & (_lead(mean, sizes) < stop_margin)
         means.append(mean)
     return torch.stack(means, 1), used
+
+
+def _distinct_views(frames: Tensor) -> tuple[list[int], list[int]]:
+    """Numbers (of B·V) of the views unlike all earlier ones of their video; each view's place in them.
+
+    Clips of a video that is shorter than a clip's span hold the same frames; they are scored once.
+    """
+    marks = frames.flatten(2)[:, :, ::997].double().sum(-1).tolist()
+    chosen: list[int] = []
+    place: list[int] = []
+    for video, row in enumerate(marks):
+        start = len(place)
+        for view, mark in enumerate(row):
+            same = (u for u in range(view) if row[u] == mark)
+            equal = next((u for u in same if torch.equal(frames[video, u], frames[video, view])), None)
+            place.append(len(chosen) if equal is None else place[start + equal])
+            if equal is None:
+                chosen.append(start + view)
+    return chosen, place
 
 
 def _lead(scores: Tensor, sizes: Sequence[int]) -> Tensor:
