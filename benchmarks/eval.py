@@ -103,8 +103,10 @@ def main() -> None:
     model = load_model(options.weights)
     if options.base:
         clip = model.clip
-        model = create_model("xvit_base_patch16", num_classes=600, num_frames=clip.num_frames).eval()
-        model.clip = clip
+        classes = sum(model.num_classes)
+        model = create_model("xvit_base_patch16", num_classes=classes, num_frames=clip.num_frames).eval()
+        # A stride at which the clips of short videos differ, so that no view is spared.
+        model.clip = clip.model_copy(update={"frame_stride": 4})
     classes = tuple(tuple(map(str, range(count))) for count in model.num_classes)
     found = load_manifest(DataConfig(root=str(options.data)), "val", classes=classes)
     manifest = repeated(found, options.videos or (4 if options.base else 64))
