@@ -75,6 +75,7 @@ def test_views_decode_each_frame_once(shared: Path, monkeypatch: pytest.MonkeyPa
         read.append(self.decoded_frames)
         close(self)
 
+    monkeypatch.setattr("xvit.data.torchcodec.video_decoder", lambda: None)
     monkeypatch.setattr(VideoFile, "close", counting_close)
     manifest = Manifest((VideoRecord("dog", path, (0,)),), (("dog",),))
     item = VideoDataset(manifest, CLIP, views=(3, 2))[0]

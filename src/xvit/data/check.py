@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from xvit.config import DataConfig
 from xvit.data.lists import quoted
 from xvit.data.manifest import load_manifest
@@ -88,7 +90,7 @@ def check(
 
 def _read_all(manifest: Manifest, min_frames: int, workers: int) -> Iterator[VideoReport]:
     read = partial(read_video, min_frames=min_frames)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(read, manifest.records, chunksize=4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -62,10 +63,11 @@ def read_list(file: Path, *, labelled: bool = True) -> VideoList:
     return found
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises DatasetError."""
+def read_lines(file: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, one by one. Raises DatasetError."""
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
+        with file.open(encoding="utf-8-sig") as lines:
+            yield from lines
     except UnicodeDecodeError as err:
         raise DatasetError(f"{file}: not a text file (UTF-8)") from err
     except OSError as err:
@@ -73,6 +75,9 @@ def read_lines(file: Path) -> list[str]:
 
 
 def _split_line(line: str) -> tuple[str, str]:
+    path, _, label = line.rpartition(" ")
+    if path and label.isdecimal() and path[0] != '"' and path[-1] not in ", \t":  # nearly every line there is
+        return path, label
     if line.startswith('"') and (match := _QUOTED.fullmatch(line)):
         return match[1].replace('""', '"'), match[2].strip()
     match = _LAST_FIELD.fullmatch(line)

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 
 import torch
 
+from xvit.data import torchcodec
 from xvit.data.pictures import KEY_MARK, FolderStore, PackedStore, PictureVideo
 from xvit.data.pyav import VideoFile
 from xvit.types import VideoInfo, VideoRecord
@@ -54,6 +55,10 @@ def open_video(
         return PictureVideo(name, PackedStore(name), fps=fps, partial=partial, **span)
     if os.path.isdir(name):
         return PictureVideo(name, FolderStore(name), fps=fps, partial=partial, **span)
+    if start_seconds is None and end_seconds is None and not partial:
+        source = torchcodec.open_file(name, fps=fps)
+        if source is not None:
+            return source
     return VideoFile(name, fps=fps, partial=partial, **span)
 
 
