@@ -144,6 +144,8 @@ def test_sides_that_the_patch_does_not_divide() -> None:
     [
         ({"summary_token": True, "attention": "joint"}, "summary_token goes with mixing or spatial"),
         ({"summary_token": True, "mixing": Mixing(causal=True)}, "whole clip"),
+        ({"size": 20}, "data.size: 20 is no multiple of the patch size 8"),
+        ({"frames": 6, "mixing": Mixing(group=4)}, "6 frames cannot be mixed in groups of 4"),
         ({"head_num_heads": 5}, "5 does not divide the width 48"),
         ({"mixing": Mixing(blocks=(0, 3))}, "no block 3, the model has 0 to 2"),
         ({"name": "vit_tiny_patch17"}, "no model called 'vit_tiny_patch17'"),

@@ -150,8 +150,8 @@ class SpaceTimeAttention(Attention):
 
     @mixing.setter
     def mixing(self, mixing: Mixing | None) -> None:
+        """Resolve the choice to plain integers, so that a compiler can trace forward."""
         self._mixing = mixing
-        # Plain integers, so that a compiler can trace forward.
         self._per_head = mixing is not None and mixing.layout == "channels"
         self._moves = () if mixing is None else plan_moves(mixing, self._channels)
         self._group = None if mixing is None or not self._moves else mixing.group

@@ -39,6 +39,7 @@ class XViT(nn.Module):
         self.backbone = build_backbone(config, clip)
         self.num_features = self.head_hidden_size = self.backbone.num_features
         self.grad_checkpointing = False
+        self._check_clip()
         self._set_mixing()
         self.temporal_embedding: nn.Parameter | None
         self.register_parameter("temporal_embedding", None)
@@ -56,6 +57,15 @@ class XViT(nn.Module):
             raise ConfigError(
                 f"{[len(names) for names in self.classes]} class names for {list(self.num_classes)} classes"
             )
+
+    def _check_clip(self) -> None:
+        """Say before any video is read that its clips cannot go through."""
+        size, frames, group = self.clip.size, self.clip.num_frames, self.config.mixing.group
+        patch = self.backbone.patch_embed.patch_size
+        if size % patch[0] or size % patch[1]:
+            raise ConfigError(f"data.size: {size} is no multiple of the patch size {patch[0]}")
+        if self.config.attention == "mixing" and group and frames % group:
+            raise ConfigError(f"model.mixing.group: {frames} frames cannot be mixed in groups of {group}")
 
     def _set_mixing(self) -> None:
         mixing, summary = self.config.mixing, self.config.summary_token
