@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from xvit.data.synth import write_motion_set
 from xvit.engine.protocol import evaluate_run
 from xvit.engine.runlog import read_log
 from xvit.engine.train import train
+from xvit.errors import XViTError
 from xvit.models import load_model
 from xvit.models.cost import multiply_adds
 from xvit.predict import Predictor
@@ -56,7 +58,10 @@ def run_demo(output: str | Path, *, seed: int = 0, overrides: tuple[str, ...] = 
             "demo/motion",
             [f"data.root={videos}", f"output={output / folder}", f"seed={seed}", *overrides, *changes],
         )
-        models.append(measure(NAMES[folder], config, train(config)))
+        run = train(config)
+        if json.loads((run / "metrics.json").read_text(encoding="utf8"))["stopped"]:
+            raise XViTError("the demo was interrupted")
+        models.append(measure(NAMES[folder], config, run))
     evaluation = models[0].evaluation
 
     unseen = output / "unseen"
