@@ -116,12 +116,12 @@ def main() -> None:
         mine = ours(model, manifest, options.workers)
         other = alone(model, videos) if options.base else released(model, manifest, options.workers)
         pairs.append((videos / mine, videos / other))
-        print(f"run {run}: ours {pairs[-1][0]:.2f}, other {pairs[-1][1]:.2f} videos/s", flush=True)
+        print(f"run {run}: ours {pairs[-1][0]:.3g}, other {pairs[-1][1]:.3g} videos/s", flush=True)
     against = "the model alone" if options.base else "the released order"
     mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
     print(f"{videos} videos, {CROPS}×{CLIPS} views, {options.workers} workers")
-    print(f"ours {mine:.2f} videos/s; {against} {other:.2f} videos/s; ratio {ratio:.2f}")
+    print(f"ours {mine:.3g} videos/s; {against} {other:.3g} videos/s; ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":
