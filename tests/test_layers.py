@@ -11,6 +11,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "xvit"
 LAYERS = [  # top to bottom
+    {"__main__"},
     {"cli", "compat"},
     {"cli_data", "cli_eval", "cli_models"},
     {"demo"},
