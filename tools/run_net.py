@@ -1,0 +1,12 @@
+"""The original entry point: python tools/run_net.py --cfg FILE KEY VALUE …"""
+
+import sys
+
+from xvit.compat import main
+from xvit.errors import XViTError
+
+if __name__ == "__main__":
+    try:
+        main()
+    except XViTError as err:
+        sys.exit(f"run_net.py: {' '.join(str(err).split())}")
