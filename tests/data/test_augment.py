@@ -10,14 +10,23 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xvit.config import AugmentConfig, ClipConfig
-from xvit.data.augment import AUTOAUGMENT_V0, OPERATIONS, autoaugment, erase, randaugment
-from xvit.data.crops import multi_scale_box, train_box
+from xvit.data.augment import AUTOAUGMENT_V0, OPERATIONS, autoaugment, randaugment
+from xvit.data.crops import erase_box, multi_scale_box, train_box
 from xvit.data.transforms import TrainTransform
 from xvit.errors import ConfigError
 
 
 def clip(frames: int = 3, height: int = 48, width: int = 64) -> torch.Tensor:
     return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8).expand(frames, -1, -1, -1)
+
+
+def transformed(transform: TrainTransform, frames: torch.Tensor, seed: int) -> torch.Tensor:
+    """The clip of all `frames`, float (T, C, size, size)."""
+    size = transform.clip.size
+    out = np.empty((1, len(frames), 3, size, size), np.float32)
+    parcel, _ = transform(frames, np.arange(len(frames))[None], np.random.default_rng(seed))
+    parcel.unpack(transform.clip, out)
+    return torch.from_numpy(out[0])
 
 
 def test_the_policy_is_timms() -> None:
@@ -85,16 +94,22 @@ def test_multi_scale_boxes() -> None:
     assert len({(top, left) for top, left, h, w in boxes if (h, w) == (192, 192)}) == 13
 
 
+def test_erase_boxes() -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.array([erase_box(100, 100, rng) for _ in range(500)])
+    assert (boxes[:, :2] + boxes[:, 2:]).max() <= 100
+    shares = boxes[:, 2] * boxes[:, 3] / 1e4
+    assert 0.015 < shares.min() < 0.05
+    assert 0.25 < shares.max() < 0.35
+
+
 def test_erasing_fills_one_box_of_all_frames() -> None:
-    shares = []
-    for seed in range(200):
-        erased = erase(torch.ones(3, 3, 100, 100), np.random.default_rng(seed)) == 0
-        assert torch.equal(erased[0], erased[2])
-        rows, columns = erased[0, 0].any(1), erased[0, 0].any(0)
-        assert erased[0, 0].sum() == rows.sum() * columns.sum()
-        shares.append(erased.float().mean().item())
-    assert min(shares) > 0.015
-    assert max(shares) < 0.35
+    augment = AugmentConfig(crop="none", flip_prob=0, erase_prob=1)
+    config = ClipConfig(size=48, mean=(-1, -1, -1))  # so that nothing else is 0
+    values = transformed(TrainTransform(config, augment), clip(), seed=4)
+    zero = values[:, 0] == 0
+    assert torch.equal(zero[0], zero[2])
+    assert zero[0].sum() == zero[0].any(0).sum() * zero[0].any(1).sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -115,8 +130,7 @@ def test_recipes_draw_once_a_clip(recipe: dict[str, object]) -> None:
     transform = TrainTransform(ClipConfig(size=32), AugmentConfig.model_validate(recipe))
     frames = clip()
     for seed in range(20):
-        values, _ = transform(frames, np.random.default_rng(seed))
-        assert values.shape == (3, 3, 32, 32)
+        values = transformed(transform, frames, seed)
         assert torch.equal(values[0], values[2])
 
 

@@ -109,17 +109,5 @@ def color_jitter(frames: torch.Tensor, rng: np.random.Generator, strength: float
     return frames
 
 
-def erase(frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Fill one box with 0 in all frames, in place: 2 % to a third of the area, aspect ratio 0.3 to 3.3."""
-    height, width = frames.shape[-2:]
-    area = height * width * rng.uniform(0.02, 1 / 3)
-    aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
-    h = min(round(math.sqrt(area * aspect)), height)
-    w = min(round(math.sqrt(area / aspect)), width)
-    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    frames[..., top : top + h, left : left + w] = 0
-    return frames
-
-
 def _sign(rng: np.random.Generator) -> int:
     return 1 if rng.random() < 0.5 else -1

@@ -74,5 +74,14 @@ def jitter_box(height: int, width: int, size: int, sides: tuple[int, int], rng: 
     return _placed(height, width, length, length, rng)
 
 
+def erase_box(height: int, width: int, rng: np.random.Generator) -> Box:
+    """The box that random erasing fills: 2 % to a third of the area, aspect ratio 0.3 to 3.3."""
+    area = height * width * rng.uniform(0.02, 1 / 3)
+    aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+    h = min(round(math.sqrt(area * aspect)), height)
+    w = min(round(math.sqrt(area / aspect)), width)
+    return _placed(height, width, h, w, rng)
+
+
 def _placed(height: int, width: int, h: int, w: int, rng: np.random.Generator) -> Box:
     return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w

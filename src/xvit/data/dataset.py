@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, get_worker_info
 
 from xvit.config import AugmentConfig, ClipConfig
+from xvit.data.parcel import Parcel, Shipment
 from xvit.data.records import Manifest
 from xvit.data.sampling import train_frames, view_frames
 from xvit.data.transforms import TrainTransform, ViewTransform
@@ -70,48 +71,64 @@ class VideoDataset(Dataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         """A batch of one video: `key` is a row, or (epoch, row) as the loader's sampler writes it."""
-        epoch, row = key if isinstance(key, tuple) else (self.epoch, key)
-        record = self.records[row]
-        try:
-            frames, labels = self._read(record, np.random.default_rng([self.seed, epoch, row]))
-        except VideoReadError as err:
-            if self.on_error != "skip":
-                raise
-            return self._failure(row, err.reason)
-        return Batch(frames[None], torch.tensor([labels], dtype=torch.int64), torch.tensor([row]))
+        return self._ship([key]).unpack()
 
-    def _read(self, record: VideoRecord, rng: np.random.Generator) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """float (V, T, C, H, W) and labels of one video."""
+    def __getitems__(self, keys: Sequence[Key]) -> Batch | Shipment:
+        """The batch of these keys; from a loader's worker as a shipment, which arrives as a Batch."""
+        shipment = self._ship(keys)
+        return shipment.unpack() if get_worker_info() is None else shipment
+
+    def _ship(self, keys: Sequence[Key]) -> Shipment:
+        parcels, rows, labels, failures = [], [], [], []
+        for key in keys:
+            epoch, row = key if isinstance(key, tuple) else (self.epoch, key)
+            rng = np.random.default_rng([self.seed, epoch, row])
+            try:
+                parcel, named = self._read(self.records[row], rng)
+            except VideoReadError as err:
+                if self.on_error != "skip":
+                    raise
+                failures.append((row, err.reason))
+            else:
+                parcels.append(parcel)
+                rows.append(row)
+                labels.append(named)
+        tasks = len(labels[0]) if labels else len(self.manifest.classes)
+        return Shipment(
+            self.clip,
+            self.num_crops * self.num_clips,
+            parcels,
+            torch.tensor(labels, dtype=torch.int64).view(len(rows), tasks),
+            torch.tensor(rows, dtype=torch.int64),
+            tuple(failures),
+        )
+
+    def _read(self, record: VideoRecord, rng: np.random.Generator) -> tuple[Parcel, tuple[int, ...]]:
+        """One video, ready to be cut into views, and its labels."""
         if self._train is None:
             frames, clips = self._decode(record, lambda info: view_frames(info, self.clip, self.num_clips))
             return self._views(frames, clips), record.labels
         frames, clips = self._decode(record, lambda info: train_frames(info, self.clip, rng)[None])
-        frames, flipped = self._train(frames[clips[0]], rng)
+        parcel, flipped = self._train(frames, clips, rng)
         labels = record.labels
         if flipped:
             labels = tuple(swap.get(label, label) for swap, label in zip(self._swaps, labels, strict=True))
-        return frames[None], labels
+        return parcel, labels
 
     def _decode(
         self, record: VideoRecord, sample: Callable[[VideoInfo], np.ndarray]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, np.ndarray]:
         """The frames of all clips, each decoded once, and the clips as (num_clips, T) rows of them."""
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
                 with open_record(record) as video:
                     numbers, clips = np.unique(sample(video.info), return_inverse=True)
-                    return video.read(numbers.tolist()), torch.from_numpy(clips)
+                    return video.read(numbers.tolist()), clips
             except VideoReadError as err:
                 if attempt == READ_ATTEMPTS or not _may_pass(err):
                     raise
                 time.sleep(RETRY_SECONDS * attempt)
         raise AssertionError("unreachable")
-
-    def _failure(self, row: int, reason: str) -> Batch:
-        views = self.num_crops * self.num_clips
-        shape = (0, views, self.clip.num_frames, 3, self.clip.size, self.clip.size)
-        labels = torch.zeros(0, len(self.records[row].labels), dtype=torch.int64)
-        return Batch(torch.zeros(shape), labels, torch.zeros(0, dtype=torch.int64), ((row, reason),))
 
 
 def _may_pass(err: VideoReadError) -> bool:
@@ -130,62 +147,3 @@ def label_swaps(augment: AugmentConfig | None, classes: tuple[tuple[str, ...], .
         known = [(task.index(a), task.index(b)) for a, b in pairs.items() if a in task and b in task]
         swaps.append({label: other for a, b in known for label, other in ((a, b), (b, a))})
     return swaps
-
-
-def collate(items: Sequence[Batch]) -> Batch:
-    """One batch of all videos; those that failed are only named."""
-    return Batch(
-        torch.cat([item.frames for item in items]),
-        torch.cat([item.labels for item in items]),
-        torch.cat([item.index for item in items]),
-        tuple(failure for item in items for failure in item.failures),
-    )
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, row) of every video, in an order drawn from the dataset's seed and epoch where `shuffle`.
-
-    With `class_balanced` an epoch is as long, but its rows are drawn so that every class of the first task
-    comes equally often.
-    """
-
-    def __init__(self, dataset: VideoDataset, shuffle: bool, class_balanced: bool = False) -> None:
-        self.dataset = dataset
-        self.shuffle = shuffle
-        self.class_balanced = class_balanced
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, rows = self.dataset.epoch, np.arange(len(self.dataset))
-        if self.shuffle:
-            rows = np.random.default_rng([self.dataset.seed, epoch]).permutation(len(rows))
-        if self.class_balanced:
-            labels = np.array([record.labels[0] for record in self.dataset.records])
-            share = 1 / np.bincount(labels)[labels]
-            rng = np.random.default_rng([self.dataset.seed, epoch, 1])
-            rows = rng.choice(len(rows), len(rows), p=share / share.sum())
-        return ((epoch, int(row)) for row in rows)
-
-
-def make_loader(
-    dataset: VideoDataset,
-    *,
-    batch_size: int,
-    shuffle: bool,
-    num_workers: int,
-    drop_last: bool = False,
-    class_balanced: bool = False,
-) -> DataLoader[Batch]:
-    """Batches of `dataset`, the same for any number of workers; see VideoDataset on epochs and resuming."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(dataset, shuffle, class_balanced),
-        num_workers=num_workers,
-        collate_fn=collate,
-        drop_last=drop_last,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )

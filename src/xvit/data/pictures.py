@@ -19,6 +19,7 @@ from xvit.errors import VideoReadError
 from xvit.types import VideoInfo
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+_JPEG = b"\xff\xd8"
 KEY_MARK = "::"  # `file.h5::key` is one video of a file that holds many
 
 
@@ -60,7 +61,7 @@ class PictureVideo:
             last = last if end_seconds is None else min(round(end_seconds * fps), last)
         if last <= self._first:
             raise VideoReadError(path, "no frames")
-        height, width = self._decode(self._first).shape[:2]
+        height, width = self._size(self._first)
         self.info = VideoInfo(last - self._first, fps, height, width)
         if partial:
             self.info = VideoInfo(self._count_sound(), fps, height, width)
@@ -73,7 +74,10 @@ class PictureVideo:
         out = np.empty((len(wanted), self.info.height, self.info.width, 3), np.uint8)
         rows: dict[int, int] = {}
         for row, number in enumerate(wanted):
-            out[row] = out[rows[number]] if number in rows else self._fitted(number)
+            if number in rows:
+                out[row] = out[rows[number]]
+            else:
+                self._draw(number, out[row])
             rows[number] = row
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
@@ -97,25 +101,44 @@ class PictureVideo:
             return count
         return count
 
-    def _fitted(self, number: int) -> np.ndarray:
-        pixels = self._decode(self._first + number)
-        shape = self.info.height, self.info.width
-        if pixels.shape[:2] != shape:  # the first frame's size is the video's
-            pixels = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
-        return pixels
-
-    def _decode(self, number: int) -> np.ndarray:
+    def _size(self, number: int) -> tuple[int, int]:
+        """Height and width of a stored frame; a JPEG's header says them."""
+        data = self._load(number)
         try:
-            data = self._store.load(number)
-        except OSError as err:
-            raise VideoReadError(self.path, f"frame {number} cannot be read: {err}") from err
+            if data[:2] == _JPEG:
+                height, width = simplejpeg.decode_jpeg_header(data)[:2]
+                return height, width
+        except ValueError as err:
+            raise VideoReadError(self.path, f"frame {number} is not a picture: {err}") from err
+        height, width = self._decode(number).shape[:2]
+        return height, width
+
+    def _draw(self, number: int, out: np.ndarray) -> None:
+        """Write a frame to (H, W, 3); another size than the first frame's is scaled to it."""
+        pixels = self._decode(self._first + number, out)
+        if np.may_share_memory(pixels, out):
+            return
+        if pixels.shape != out.shape:
+            pixels = np.asarray(Image.fromarray(pixels).resize(out.shape[1::-1], Image.Resampling.BILINEAR))
+        out[:] = pixels
+
+    def _decode(self, number: int, out: np.ndarray | None = None) -> np.ndarray:
+        """The pixels of a stored frame, in `out` itself where they fit."""
+        data = self._load(number)
         self.decoded_frames += 1
         try:
-            if data[:2] == b"\xff\xd8":
-                return simplejpeg.decode_jpeg(data, "RGB")
+            if data[:2] == _JPEG:
+                fits = out is not None and simplejpeg.decode_jpeg_header(data)[:2] == out.shape[:2]
+                return simplejpeg.decode_jpeg(data, "RGB", buffer=out if fits else None)
             return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         except (ValueError, OSError, SyntaxError) as err:
             raise VideoReadError(self.path, f"frame {number} is not a picture: {err}") from err
+
+    def _load(self, number: int) -> bytes:
+        try:
+            return self._store.load(number)
+        except OSError as err:
+            raise VideoReadError(self.path, f"frame {number} cannot be read: {err}") from err
 
 
 class PackedStore:

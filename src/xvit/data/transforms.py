@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from xvit.config import AugmentConfig, ClipConfig
-from xvit.data.augment import autoaugment, color_jitter, erase, randaugment
-from xvit.data.crops import train_box, view_corners
+from xvit.data.augment import autoaugment, color_jitter, randaugment
+from xvit.data.crops import erase_box, train_box, view_corners
+from xvit.data.parcel import Parcel, normalise
 from xvit.errors import ConfigError
 
 
@@ -35,8 +35,10 @@ class TrainTransform:
                 f"got {low}, {high}"
             )
 
-    def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, bool]:
-        """uint8 (T, C, H, W) -> float (T, C, size, size) and whether the clip was flipped."""
+    def __call__(
+        self, frames: torch.Tensor, clips: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Parcel, bool]:
+        """uint8 frames (N, C, H, W) of one clip, clips (1, T) -> the clip, and whether it was flipped."""
         augment, size = self.augment, self.clip.size
         if augment.auto == "autoaugment":
             frames = autoaugment(frames, rng)
@@ -52,10 +54,10 @@ class TrainTransform:
         flipped = rng.random() < augment.flip_prob
         if flipped:
             frames = F.horizontal_flip(frames)
-        values = normalise(frames, self.clip)
+        erased = None
         if augment.erase_prob and rng.random() < augment.erase_prob:
-            values = erase(values, rng)
-        return values, flipped
+            erased = erase_box(size, size, rng)
+        return Parcel(frames, clips, [(0, 0)], erased), flipped
 
 
 @dataclass(frozen=True)
@@ -65,33 +67,15 @@ class ViewTransform:
     clip: ClipConfig
     num_crops: int = 1
 
-    def __call__(self, frames: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-        """The views of a video, clips outermost, from frames that clips may share.
-
-        frames uint8 (N, C, H, W), clips int64 (num_clips, T) rows of it ->
-        float (num_clips·num_crops, T, C, size, size).
-        """
+    def __call__(self, frames: torch.Tensor, clips: np.ndarray) -> Parcel:
+        """uint8 frames (N, C, H, W), clips (num_clips, T) rows of them -> the views of a video."""
         size = self.clip.size
         released = self.clip.clip_position == "released"
         if released:  # NOTE(parity): resized after normalising, without antialiasing
             frames = normalise(frames, self.clip)
         frames = resize_short_side(frames, size, antialias=not released)
-        if not released:
-            frames = normalise(frames, self.clip)
         height, width = frames.shape[-2:]
-        corners = view_corners(height, width, size, self.num_crops)
-        views = torch.empty(len(clips) * len(corners), clips.shape[1], frames.shape[1], size, size)
-        for view, (rows, (top, left)) in zip(views, product(clips, corners), strict=True):
-            torch.index_select(frames[..., top : top + size, left : left + size], 0, rows, out=view)
-        return views
-
-
-def normalise(frames: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """uint8 (..., C, H, W) -> float32 (x/255 − mean)/std, contiguous."""
-    std = torch.tensor(clip.std).view(-1, 1, 1)
-    mean = torch.tensor(clip.mean).view(-1, 1, 1)
-    values = torch.empty(frames.shape, dtype=torch.float32)
-    return torch.mul(frames, 1 / (255 * std), out=values).sub_(mean / std)
+        return Parcel(frames, clips, view_corners(height, width, size, self.num_crops))
 
 
 def resize_short_side(frames: torch.Tensor, size: int, *, antialias: bool = True) -> torch.Tensor:

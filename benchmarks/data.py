@@ -1,0 +1,242 @@
+"""How fast do videos become batches, and does memory stay flat?
+
+    python benchmarks/data.py [--videos FOLDER]
+
+Each question alternates the two ways in one run and reports medians and ratios. Videos are drawn, 256 frames
+of drifting noise at 340×256; `--videos` takes a folder of real ones instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from xvit.config import AugmentConfig, ClipConfig
+from xvit.data import Manifest, VideoDataset, make_loader, open_video
+from xvit.data.crops import random_resized_box, view_corners
+from xvit.data.pack import PackSettings, pack
+from xvit.data.sampling import train_frames, view_frames
+from xvit.types import VideoInfo, VideoRecord
+
+VIEWS = (3, 2)
+CLIP = ClipConfig(num_frames=16, size=224, sampling="dense", frame_stride=4)
+ROUNDS = 5
+
+
+def alternate(ways: dict[str, Callable[[], int]]) -> dict[str, float]:
+    """Median items a second of each way, run in turn; the first round warms up."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            count = way()
+            rates[name].append(count / (time.perf_counter() - start))
+    return {name: statistics.median(values[1:]) for name, values in rates.items()}
+
+
+def report(question: str, unit: str, rates: dict[str, float]) -> None:
+    print(question)
+    base = list(rates.values())[-1]
+    for name, rate in rates.items():
+        print(f"  {name:<44} {rate:8.1f} {unit}   {rate / base:5.2f}×")
+
+
+class OneByOne(Dataset[torch.Tensor]):
+    """The released code's order of work: each view decodes its own JPEGs with Pillow, then works in float."""
+
+    def __init__(self, records: list[VideoRecord], train: bool) -> None:
+        self.records = records
+        self.train = train
+
+    def __len__(self) -> int:
+        return len(self.records) if self.train else len(self.records) * VIEWS[0] * VIEWS[1]
+
+    def __getitem__(self, item: int) -> torch.Tensor:
+        rng = np.random.default_rng(item)
+        row, view = (item, 0) if self.train else divmod(item, VIEWS[0] * VIEWS[1])
+        with h5py.File(self.records[row].path) as file:
+            stored = file[next(iter(file))]
+            info = VideoInfo(len(stored), 30.0, 256, 340)
+            numbers = (
+                train_frames(info, CLIP, rng)
+                if self.train
+                else view_frames(info, CLIP, VIEWS[1])[view // VIEWS[0]]
+            )
+            pictures = [np.array(Image.open(io.BytesIO(stored[n].tobytes())).convert("RGB")) for n in numbers]
+        frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+        frames = (frames - torch.tensor(CLIP.mean).view(3, 1, 1)) / torch.tensor(CLIP.std).view(3, 1, 1)
+        height, width = frames.shape[-2:]
+        if self.train:
+            top, left, h, w = random_resized_box(height, width, (0.5, 1), (0.75, 4 / 3), rng)
+            frames = frames[..., top : top + h, left : left + w]
+            frames = torch.nn.functional.interpolate(frames, (224, 224), mode="bilinear")
+            return frames.flip(-1) if rng.random() < 0.5 else frames
+        scale = 224 / min(height, width)
+        shape = (int(height * scale), int(width * scale))
+        frames = torch.nn.functional.interpolate(frames, shape, mode="bilinear")
+        top, left = view_corners(*shape, 224, VIEWS[0])[view % VIEWS[0]]
+        return frames[..., top : top + 224, left : left + 224].contiguous()
+
+
+def drain(loader: DataLoader, videos: int) -> int:
+    for _ in loader:
+        pass
+    return videos
+
+
+def packed_views(records: list[VideoRecord], workers: int) -> None:
+    ours = VideoDataset(Manifest(records, ((),)), CLIP, views=VIEWS)
+    ours_loader = make_loader(ours, batch_size=1, shuffle=False, num_workers=workers)
+    theirs_loader = DataLoader(
+        OneByOne(records, train=False), batch_size=6, num_workers=workers, persistent_workers=workers > 0
+    )
+    rates = alternate(
+        {
+            "all views from one decoding": lambda: drain(ours_loader, len(records)),
+            "each view on its own (Pillow, float)": lambda: drain(theirs_loader, len(records)),
+        }
+    )
+    report(f"3 crops × 2 clips of 16 frames from packed videos, {workers} workers", "videos/s", rates)
+
+
+def packed_training(records: list[VideoRecord], workers: int) -> None:
+    ours = VideoDataset(Manifest(records, ((),)), CLIP, augment=AugmentConfig())
+    ours_loader = make_loader(ours, batch_size=4, shuffle=True, num_workers=workers)
+    theirs_loader = DataLoader(
+        OneByOne(records, train=True), batch_size=4, num_workers=workers, persistent_workers=workers > 0
+    )
+    rates = alternate(
+        {
+            "ours": lambda: drain(ours_loader, len(records)),
+            "Pillow, float": lambda: drain(theirs_loader, len(records)),
+        }
+    )
+    report(f"training clips of 16 frames from packed videos, {workers} workers", "clips/s", rates)
+
+
+def sparse_read(path: Path) -> None:
+    """16 of 256 frames over the whole video: what more than bare decoding does reading cost?"""
+    numbers = np.linspace(0, 255, 16).astype(int).tolist()
+
+    def ours() -> int:
+        with open_video(path) as video:
+            assert len(video.read(numbers)) == 16
+        return 1
+
+    def decoder_alone() -> int:
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for count, _ in enumerate(container.decode(video=0)):
+                if count == 255:
+                    break
+        return 1
+
+    report(
+        "16 of 256 frames from an mp4",
+        "videos/s",
+        alternate({"open_video().read": ours, "decoder alone": decoder_alone}),
+    )
+
+
+def memory(records: list[VideoRecord]) -> None:
+    """Resident memory of all processes after each of ten epochs with two workers."""
+    dataset = VideoDataset(Manifest(records, ((),)), CLIP, augment=AugmentConfig())
+    loader = make_loader(dataset, batch_size=2, shuffle=True, num_workers=2)
+    after = []
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        drain(loader, 0)
+        after.append(resident_megabytes())
+    print("memory after each epoch, 2 workers, MB:", " ".join(f"{mb:.0f}" for mb in after))
+
+
+def resident_megabytes() -> float:
+    """Proportional set size of this process and its children."""
+    children = Path("/proc/self/task").glob("*/children")
+    pids = ["self", *(pid for file in children for pid in file.read_text().split())]
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def long_list(folder: Path, lines: int = 1_000_000) -> None:
+    """Time and peak memory of loading a manifest, in a process of its own."""
+    import subprocess
+    import sys
+
+    rows = (f"class_{i % 400:03}/video_{i:09}_000010_000020.mp4 {i % 400}\n" for i in range(lines))
+    (folder / "train.csv").write_text("".join(rows))
+    code = (
+        "import resource, sys, time; import xvit.data; from xvit.config import DataConfig;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024;"
+        "before, start = peak(), time.time();"
+        "m = xvit.data.load_manifest(DataConfig(root=sys.argv[1]), 'train');"
+        "print(f'manifest of {len(m.records):,} lines: {time.time() - start:.1f} s,',"
+        "f'{peak() - before:.0f} MB more at the peak')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def draw_video(path: Path, seed: int, num_frames: int = 256) -> None:
+    """340×256 H.264 of drifting noise over a still picture, about as hard to decode as a real clip."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (32, 43, 3), np.uint8)
+    base = np.array(Image.fromarray(small).resize((344, 256), Image.Resampling.BICUBIC))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "23", "g": "96", "preset": "fast"})
+        stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
+        for i in range(num_frames):
+            frame = np.roll(base, (i, 2 * i), (0, 1))[:, :340].astype(np.int16)
+            frame = (frame + rng.integers(-6, 7, frame.shape)).clip(0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
+        container.mux(stream.encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--videos", type=Path, help="folder of real videos instead of drawn ones")
+    parser.add_argument("--count", type=int, default=12)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if arguments.videos:
+            files = sorted(p for p in arguments.videos.rglob("*") if p.suffix in {".mp4", ".avi", ".webm"})
+            files = files[: arguments.count]
+        else:
+            files = [folder / f"{i}.mp4" for i in range(arguments.count)]
+            for i, file in enumerate(files):
+                draw_video(file, i)
+        sources = Manifest(
+            [VideoRecord(f"{i}", str(f), (0,)) for i, f in enumerate(files)], (("x",),), "train"
+        )
+        pack(sources, folder / "packed", PackSettings())
+        packed = [VideoRecord(p.stem, str(p), (0,)) for p in sorted((folder / "packed").rglob("*.h5"))]
+        for workers in (1, 2):
+            packed_views(packed, workers)
+            packed_training(packed, workers)
+        if not arguments.videos:
+            sparse_read(files[0])
+        memory(packed)
+        long_list(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Batches from a dataset: the same ones for any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from xvit.data.dataset import VideoDataset
+from xvit.types import Batch
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(epoch, row) of every video, in an order drawn from the dataset's seed and epoch where `shuffle`.
+
+    With `class_balanced` an epoch is as long, but its rows are drawn so that every class of the first task
+    comes equally often.
+    """
+
+    def __init__(self, dataset: VideoDataset, shuffle: bool, class_balanced: bool = False) -> None:
+        self.dataset = dataset
+        self.shuffle = shuffle
+        self.class_balanced = class_balanced
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, rows = self.dataset.epoch, np.arange(len(self.dataset))
+        if self.shuffle:
+            rows = np.random.default_rng([self.dataset.seed, epoch]).permutation(len(rows))
+        if self.class_balanced:
+            labels = np.array([record.labels[0] for record in self.dataset.records])
+            share = 1 / np.bincount(labels)[labels]
+            rng = np.random.default_rng([self.dataset.seed, epoch, 1])
+            rows = rng.choice(len(rows), len(rows), p=share / share.sum())
+        return ((epoch, int(row)) for row in rows)
+
+
+def as_is(batch: Any) -> Any:
+    """The dataset has put the batch together already."""
+    return batch
+
+
+def make_loader(
+    dataset: VideoDataset,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    num_workers: int,
+    drop_last: bool = False,
+    class_balanced: bool = False,
+) -> DataLoader[Batch]:
+    """Batches of `dataset`, the same for any number of workers; see VideoDataset on epochs and resuming."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(dataset, shuffle, class_balanced),
+        num_workers=num_workers,
+        collate_fn=as_is,
+        drop_last=drop_last,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
