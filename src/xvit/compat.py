@@ -298,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(config: Config, job: Settings) -> None:
     from xvit.engine.protocol import evaluate_run
+    from xvit.engine.results import table
     from xvit.engine.train import train
 
     weights = job["TEST.CHECKPOINT_FILE_PATH"]
@@ -316,7 +317,7 @@ def _run(config: Config, job: Settings) -> None:
             + ([f"data.size={size}"] if size else []),
             output=Path(config.output),
         )
-        print(evaluated.evaluation.table())
+        print(table(evaluated.found))
 
 
 def _launch(gpus: int | None, machines: int, number: int, address: str) -> None:

@@ -18,7 +18,8 @@ from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
 from xvit.engine.checkpoint import save_checkpoint
 from xvit.engine.optim import freeze, make_optimizer
 from xvit.errors import ConfigError, DatasetError, WeightsError
-from xvit.models import XViT, build_model, load_model
+from xvit.models import XViT, build_model, load_model, save_model
+from xvit.models.convert import convert_weights
 from xvit.models.cost import multiply_adds
 from xvit.types import Batch
 
@@ -153,6 +154,18 @@ class Run:
                 "nonfinite": self.nonfinite,
             }
             save_checkpoint(self.folder, step, state, keep_last=self.config.train.keep_last)
+
+    def save_released(self, epoch: int) -> None:
+        """Write `checkpoints/checkpoint_epoch_00012.pyth` after epoch 12, in the released code's layout."""
+        if self.is_main:
+            target = self.folder / "checkpoints" / f"checkpoint_epoch_{epoch:05}.pyth"
+            save_model(self.evaluated, self.folder)
+            draft = target.with_suffix(".unfinished")
+            convert_weights(self.folder, draft)
+            content = torch.load(draft, weights_only=True)
+            content |= {"epoch": epoch - 1, "optimizer_state": self.optimizer.state_dict()}
+            torch.save(content, draft)
+            draft.replace(target)
 
     def load_state(self, state: dict[str, Any]) -> int:
         """Take over a checkpoint's state and return its step."""

@@ -78,6 +78,8 @@ def train(config: Config, *, quiet: bool = False) -> Path:
                     run.trackers.log(metrics, step=step)
                 if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stop.requested:
                     run.save(step)
+                if at_end and settings.released_every and (epoch + 1) % settings.released_every == 0:
+                    run.save_released(epoch + 1)
                 if at_end or stop.requested:
                     break
                 waited = time.perf_counter()

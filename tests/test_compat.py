@@ -1,0 +1,164 @@
+"""The original command line: its keys, its files, its commands as they were published."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from xvit import compat
+from xvit.compat import KEYS, read_settings, translate
+from xvit.config import Config, _all_keys, load_config, make_config
+from xvit.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+CASES = {"eval_kinetics": "Kinetics/xvit_B16_16x16_k600.yaml", "eval_ssv2": "SSv2/xvit_B16_16x16.yaml"}
+
+
+def translated(*options: str, config: str | None = None) -> tuple[Config, list[str]]:
+    values, settings = read_settings(config, options)
+    ours, notes = translate(settings)
+    compat._nest(values, ours)
+    return make_config(values), notes
+
+
+def test_options_are_read_as_yacs_does() -> None:
+    config, notes = translated(
+        "SOLVER.BASE_LR", "1e-5", "DATA.MEAN=(0.1,0.2,0.3)", " ", "OUTPUT_DIR", "out", ""
+    )
+    assert config.train.lr == 1e-5
+    assert config.data.mean == (0.1, 0.2, 0.3)
+    assert config.output == "out"
+    assert notes == []
+
+
+def test_unknown_keys_name_the_nearest_and_old_ones_get_a_note() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key SOLVER\.BASE_LRR; did you mean SOLVER\.BASE_LR\?"):
+        translated("SOLVER.BASE_LRR", "1")
+    with pytest.raises(ConfigError, match=r"SEED: a value is missing"):
+        translated("SEED")
+    _, notes = translated("BN.USE_PRECISE_STATS", "False", "SOLVER.GAMMA", "0.1")
+    assert notes == [
+        "BN.USE_PRECISE_STATS: there is no batch norm in an XViT",
+        "SOLVER.GAMMA: the learning rate follows the cosine",
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_upper_case_file_means_our_configuration(case: str, shared: Path, tmp_path: Path) -> None:
+    """The configuration that the released code stored in its weight file, against the one that ships here."""
+    theirs = yaml.safe_load(
+        torch.load(shared / "oracle" / case / "weights.pth", weights_only=True, map_location="cpu")["cfg"]
+    )
+    theirs["XVIT"] |= {"BASE_MODEL": "vit_base_patch16_224_in21k", "PRETRAIN": True}
+    theirs["TEMPORAL_HEAD"]["NUM_ATTENTION_HEADS"] = 12
+    file = tmp_path / "theirs.yaml"
+    file.write_text(yaml.safe_dump(theirs))
+    found, _ = translated(config=str(file))
+    ours = load_config(ROOT / "configs" / CASES[case])
+    assert found.model.model_dump(exclude={"temporal_length", "spatial_resize"}) == ours.model.model_dump(
+        exclude={"temporal_length", "spatial_resize"}
+    )
+    assert found.data.augment.model_dump() == ours.data.augment.model_dump()
+    same = ("num_frames", "size", "sampling", "frame_stride", "target_fps", "clip_position", "mean", "std")
+    assert [getattr(found.data, name) for name in same] == [getattr(ours.data, name) for name in same]
+    assert found.train == ours.train
+
+
+def test_every_key_of_the_table_leads_somewhere() -> None:
+    keys = set(_all_keys(Config))
+    for key, rule in KEYS.items():
+        if key in compat.JOB_DEFAULTS:
+            continue
+        value = {
+            "TRAIN.DATASET": "kinetics",
+            "XVIT.LOCATIONS_LIST": [0],
+            "XVIT.BASE_MODEL": "vit_base_patch16_224",
+            "MODEL.LOSS_FUNC": "",
+            "SOLVER.OPTIMIZING_METHOD": "sgd",
+        }.get(key, 1)
+        with contextlib.suppress(LookupError):  # a note
+            assert set(rule(value, {})) <= keys, key
+
+
+def run_net(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "run_net.py"), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_published_test_command_gives_the_released_scores(
+    case: str, shared: Path, tmp_path: Path
+) -> None:
+    folder = shared / "oracle" / case
+    done = run_net(
+        *("--cfg", ROOT / "configs" / CASES[case], "DATA.PATH_TO_DATA_DIR", folder / "data"),
+        *("TEST.CHECKPOINT_FILE_PATH", folder / "weights.pth", "TRAIN.ENABLE", "False"),
+        *("TEST.NUM_ENSEMBLE_VIEWS", "2", "OUTPUT_DIR", tmp_path, "NUM_GPUS", "8", ""),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "NUM_GPUS is 8, this machine has" in done.stderr
+    found, expected = np.load(tmp_path / "scores.npz"), np.load(folder / "scores.npz")
+    order = np.argsort(found["video_id"])
+    theirs = expected["video_preds"] if "video_preds" in expected else expected["scores"]
+    scale = np.abs(theirs).max(axis=1, keepdims=True)
+    assert len(order) == len(theirs)
+    assert (np.abs(found["scores"] - theirs) / scale).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_the_published_training_command_trains(shared: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    source = shared / "oracle" / "eval_kinetics" / "data"
+    (data / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (data / split).symlink_to(source / "val")
+        (data / "annotations" / f"{split}.txt").write_text((source / "annotations" / "val.txt").read_text())
+    done = run_net(
+        *("--cfg", ROOT / "configs" / CASES["eval_kinetics"], "DATA.PATH_TO_DATA_DIR", data),
+        *(
+            "OUTPUT_DIR",
+            "out",
+            "SOLVER.MAX_EPOCH",
+            "1",
+            "TRAIN.BATCH_SIZE",
+            "2",
+            "TRAIN.CHECKPOINT_PERIOD",
+            "1",
+        ),
+        *("XVIT.PRETRAIN", "False", "model.backbone_args={embed_dim: 48, depth: 2, num_heads: 3}"),
+        *("TEMPORAL_HEAD.NUM_ATTENTION_HEADS=3", "DATA.TRAIN_CROP_SIZE=64", "DATA.TEST_CROP_SIZE=64"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "out" / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    content = torch.load(file, weights_only=True)
+    assert set(content) == {"epoch", "model_state", "optimizer_state", "cfg"}
+    again = run_net(
+        *("--cfg", ROOT / "configs" / CASES["eval_kinetics"], "DATA.PATH_TO_DATA_DIR", data),
+        *(
+            "TEST.CHECKPOINT_FILE_PATH",
+            file,
+            "TRAIN.ENABLE",
+            "False",
+            "OUTPUT_DIR",
+            "again",
+            "DATA.TEST_CROP_SIZE=64",
+        ),
+        cwd=tmp_path,
+    )
+    assert again.returncode == 0, again.stderr
+    first, second = (np.load(tmp_path / name / "scores.npz")["scores"] for name in ("out", "again"))
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["step"] == 2
