@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from xvit.config import AugmentConfig, ClipConfig, DataConfig
-from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
+from xvit.data import FrameSource, Manifest, VideoDataset, load_manifest, make_loader, open_video
 from xvit.data.pyav import VideoFile
+from xvit.data.records import RecordTable
 from xvit.data.synth import write_motion_set
 from xvit.errors import ConfigError, VideoReadError
 from xvit.types import Batch, VideoRecord
@@ -131,3 +136,49 @@ def test_normalised_with_the_clips_own_numbers(motion: Manifest) -> None:
     ours = VideoDataset(motion, CLIP)[0].frames
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CLIP.mean, CLIP.std))
     torch.testing.assert_close(ours, (raw - mean) / std)
+
+
+def test_reads_that_fail_for_io_are_tried_again(motion: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def flaky(record: VideoRecord) -> FrameSource:
+        tries.append(record)
+        if len(tries) < 3:
+            raise VideoReadError(record.path, "input/output error") from OSError(5, "Input/output error")
+        return open_video(record.path)
+
+    monkeypatch.setattr("xvit.data.dataset.open_record", flaky)
+    monkeypatch.setattr("xvit.data.dataset.RETRY_SECONDS", 0)
+    assert len(VideoDataset(motion, CLIP)[0].frames) == 1
+    assert len(tries) == 3
+
+
+def test_memory_is_flat_over_epochs(motion: Manifest) -> None:
+    dataset = VideoDataset(motion, CLIP, augment=AugmentConfig())
+    loader = make_loader(dataset, batch_size=2, shuffle=True, num_workers=2)
+    after = []
+    for number in range(10):
+        dataset.set_epoch(number)
+        for _ in loader:
+            pass
+        workers = [p for p in multiprocessing.active_children() if p.is_alive()]
+        assert len(workers) == 2
+        after.append(sum(resident_megabytes(p.pid) for p in workers))
+    assert after[-1] - after[3] < 20
+
+
+def resident_megabytes(pid: int | None) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_a_manifest_is_compact_and_shared_with_workers() -> None:
+    count = 20_000
+    names = (f"class_{i % 400:03}/video_{i:09}_000010_000020.mp4" for i in range(count))
+    table = RecordTable("/videos", names, np.arange(count) % 400)
+    columns = (table.ids.bytes, table.ids.ends, table.labels)
+    assert sum(column.nbytes for column in columns) < 100 * count
+    assert table[count - 1].labels == ((count - 1) % 400,)
+    assert table.take([7, 3])[1] == table[3]
+    # A worker that is not forked gets handles to the memory, not copies of it.
+    assert len(ForkingPickler.dumps(table)) < 5_000
