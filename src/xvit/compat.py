@@ -116,7 +116,7 @@ KEYS: dict[str, Rule] = {
     "DATA.TRAIN_JITTER_SCALES": to("data.augment.jitter_sides"),
     "DATA.USE_XVIT_AGUMENTATION": note("follows TRAIN.DATASET"),
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": _DECODER,
-    "DATA_LOADER.NUM_WORKERS": to("data.num_workers", lambda value: min(value, os.cpu_count() or 1)),
+    "DATA_LOADER.NUM_WORKERS": to("data.num_workers"),
     "DATA_LOADER.PIN_MEMORY": note("done where there is a GPU"),
     "DIST_BACKEND": note("Accelerate chooses it"),
     "LOG_MODEL_INFO": note("a run begins with it"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,11 @@ def make_loader(
     drop_last: bool = False,
     class_balanced: bool = False,
 ) -> DataLoader[Batch]:
-    """Batches of `dataset`, the same for any number of workers; see VideoDataset on epochs and resuming."""
+    """Batches of `dataset`, the same for any number of workers; see VideoDataset on epochs and resuming.
+
+    There are never more workers than processors.
+    """
+    num_workers = min(num_workers, len(os.sched_getaffinity(0)))
     return DataLoader(
         dataset,
         batch_size=batch_size,
