@@ -237,8 +237,8 @@ def read_settings(path: str | None, options: Sequence[str]) -> tuple[dict[str, A
     for option in pending:
         key, equals, text = option.partition("=")
         if not equals:
-            text = next(pending, None)
-            if text is None:
+            text = next(pending, "")
+            if not text:
                 raise ConfigError(f"{key}: a value is missing; write {key} VALUE")
         if key.isupper():
             settings[key] = _value(text)
