@@ -21,8 +21,10 @@ from xvit.config import Config, load_config
 from xvit.data.synth import write_motion_set
 from xvit.engine import train as train_module
 from xvit.engine.runlog import read_log
+from xvit.engine.setup import Run
 from xvit.engine.train import train
 from xvit.errors import DatasetError, WeightsError, XViTError
+from xvit.types import Batch
 
 SMALL = (
     "device=cpu",
@@ -106,6 +108,38 @@ def test_four_steps_are_two_and_two(videos: Path, tmp_path: Path) -> None:
     steps = [e for e in read_log(split) if e["event"] == "step"]
     expected = [e["loss"] for e in read_log(whole) if e["event"] == "step"]
     assert [e["loss"] for e in steps] == expected
+
+
+def test_every_epoch_is_another_order_of_other_clips(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the epoch in the middle of which a run is resumed."""
+    real, seen = train_module.train_step, []
+
+    def watched(run: Run, passes: list[Batch], step: int, rate: float) -> float:
+        order = passes[0].index.argsort()
+        seen.append((passes[0].index.tolist(), passes[0].frames[order].double().sum().item()))
+        return real(run, passes, step, rate)
+
+    monkeypatch.setattr(train_module, "train_step", watched)
+    for output, steps in (("whole", (9,)), ("split", (4, 9))):
+        for count in steps:
+            train(
+                small_config(
+                    videos,
+                    tmp_path / output,
+                    f"train.max_steps={count}",
+                    "train.batch_size=6",
+                    "train.resume=auto",
+                ),
+                quiet=True,
+            )
+    whole, split = seen[:9], seen[9:]
+    assert split == whole
+    epochs = [whole[:3], whole[3:6], whole[6:]]
+    assert all(sorted(row for rows, _ in epoch for row in rows) == list(range(18)) for epoch in epochs)
+    assert len({str(epoch) for epoch in epochs}) == 3
+    assert len({round(sum(total for _, total in epoch), 1) for epoch in epochs}) == 3  # other crops
 
 
 def test_another_seed_is_another_run(videos: Path, finished: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     ):
         while step < steps and not (stop.requested or run.out_of_patience):
             epoch, done = divmod(step, run.steps_per_epoch)
-            run.dataset.set_epoch(epoch)
+            run.loader.set_epoch(epoch)  # Accelerate's loader sets the dataset's from its own
             run.network.train()
             waited = time.perf_counter()
             for batch in run.batches(
