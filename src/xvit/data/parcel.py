@@ -37,8 +37,9 @@ class Parcel:
     def unpack(self, clip: ClipConfig, out: np.ndarray) -> None:
         """Write the views, clips outermost, to `out`, float (num_clips·num_crops, T, C, size, size)."""
         size, views = clip.size, torch.from_numpy(out)
+        normalised = torch.empty(self.frames.shape[1:])  # one frame's, which stays in the cache
         for number, frame in enumerate(self.frames):
-            wide = normalise(frame, clip) if frame.dtype == torch.uint8 else frame
+            wide = normalise(frame, clip, normalised) if frame.dtype == torch.uint8 else frame
             for at, place in np.argwhere(self.clips == number).tolist():
                 for crop, (top, left) in enumerate(self.corners):
                     view = views[at * len(self.corners) + crop, place]
@@ -48,10 +49,12 @@ class Parcel:
             views[..., top : top + height, left : left + width] = 0
 
 
-def normalise(frame: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """uint8 (..., C, H, W) -> float32 (x/255 − mean)/std, contiguous."""
-    std = torch.tensor(clip.std).view(-1, 1, 1)
-    return frame.contiguous().float().mul_(1 / (255 * std)).sub_(torch.tensor(clip.mean).view(-1, 1, 1) / std)
+def normalise(frames: torch.Tensor, clip: ClipConfig, out: torch.Tensor | None = None) -> torch.Tensor:
+    """uint8 (..., C, H, W) -> float32 (x/255 − mean)/std, contiguous, in `out` where that is given."""
+    if out is None:
+        out = torch.empty(frames.shape)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (clip.mean, clip.std))
+    return out.copy_(frames).mul_(1 / (255 * std)).sub_(mean / std)
 
 
 @dataclass
