@@ -7,6 +7,7 @@ within itself. The multiplications and parameters are those of the image model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -133,7 +134,8 @@ class SpaceTimeAttention(Attention):
 
     Parameters and their names are timm's, so that any image model's weights fit. `mixing` is set by the model
     that owns the block; None is spatial-only attention. `summary_from` is the number of class and register
-    tokens before the patches whose mean is the frame's summary; None is no summary.
+    tokens before the patches whose mean is the frame's summary; None is no summary. `memory` holds a
+    stream's channels of earlier calls, which replace those within the clip; None is the clip alone.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, **kwargs: Any) -> None:
@@ -142,6 +144,7 @@ class SpaceTimeAttention(Attention):
         self.register_parameter("mix_gate", None)
         self.mixing = None
         self.summary_from: int | None = None
+        self.memory: Callable[[str, Tensor], Tensor] | None = None
 
     @property
     def mixing(self) -> Mixing | None:
@@ -164,13 +167,19 @@ class SpaceTimeAttention(Attention):
             self.mix_gate = nn.Parameter(torch.zeros(width, device=self.qkv.weight.device))
 
     @property
+    def moves(self) -> tuple[Move, ...]:
+        """Which channels come from which frame; empty where nothing is mixed."""
+        return self._moves
+
+    @property
     def _channels(self) -> int:
         return self.head_dim if self._per_head else self.attn_dim
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """x: (B, T, N, C) -> (B, T, N, C). Raises ValueError where T is not a multiple of the group."""
         batch, frames, tokens, _ = x.shape
-        _check_group(frames, self._group)
+        if self.memory is None:
+            _check_group(frames, self._group)
         query, key, value = self._project(x)
         if self.summary_from is not None:
             key, value = self._add_summaries(x, key, value)
@@ -183,8 +192,9 @@ class SpaceTimeAttention(Attention):
         """The mixed query, key and value of x (B, T, N, C), each (B, T, N, heads, d)."""
         shape = (*x.shape[:3], 3, self.num_heads, self.head_dim)
         # As a matrix, so that autograd sees no view of the output that is moved in place.
-        rows = self.qkv((self._mix_tokens(x) if self._mix_input else x).flatten(0, 2))
-        in_place = self._parts and self.mix_gate is None and not torch.compiler.is_compiling()
+        rows = self.qkv((self._mix_tokens(x, "input") if self._mix_input else x).flatten(0, 2))
+        in_place = self._parts and self.mix_gate is None and self.memory is None
+        in_place = in_place and not torch.compiler.is_compiling()
         if in_place:
             group = self._group or x.shape[1]
             rows = _MoveFrames.apply(rows, _Moving(shape, self._parts, group, self._per_head, self._moves))
@@ -192,7 +202,7 @@ class SpaceTimeAttention(Attention):
         if in_place or not self._parts:
             return parts
         return tuple(
-            self._mix_tokens(part.flatten(-2)).view(part.shape) if i in self._parts else part
+            self._mix_tokens(part.flatten(-2), _PARTS[i]).view(part.shape) if i in self._parts else part
             for i, part in enumerate(parts)
         )
 
@@ -221,15 +231,18 @@ class SpaceTimeAttention(Attention):
         )
         return y.transpose(1, 2)
 
-    def _mix_tokens(self, x: Tensor) -> Tensor:
+    def _mix_tokens(self, x: Tensor, name: str) -> Tensor:
         """Eq. 9 on (B, T, N, C) out of place, through the learned gate where there is one."""
-        groups = x.reshape(-1, self._group or x.shape[1], *x.shape[2:])
+        groups = x
+        if self.memory is None:
+            groups = x.reshape(-1, self._group or x.shape[1], *x.shape[2:])
         if self._per_head:
             groups = groups.unflatten(-1, (self.num_heads, -1))
+        mixed = _mix(groups, self._moves) if self.memory is None else self.memory(name, groups)
         if self.mix_gate is None:
-            return _mix(groups, self._moves).reshape(x.shape)
+            return mixed.reshape(x.shape)
         stop = self._moves[-1].stop
         own = groups[..., :stop]
         gate = self.mix_gate.to(own.dtype).view(-1, stop) if self._per_head else self.mix_gate.to(own.dtype)
-        moved = own + gate * (_mix(own, self._moves) - own)
+        moved = own + gate * (mixed[..., :stop] - own)
         return torch.cat([moved, groups[..., stop:]], dim=-1).reshape(x.shape)

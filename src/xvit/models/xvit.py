@@ -107,13 +107,16 @@ class XViT(nn.Module):
         """
         return self.forward_head(self.forward_features(frames))
 
-    def forward_features(self, frames: Tensor) -> Tensor:
-        """frames: (B, T, 3, H, W) -> one feature a frame (B, T, D)."""
+    def forward_features(self, frames: Tensor, start: int = 0) -> Tensor:
+        """frames: (B, T, 3, H, W) -> one feature a frame (B, T, D).
+
+        start: the number of the first frame in its stream, for the temporal embedding.
+        """
         batch, length = frames.shape[:2]
         tokens = embed(self.backbone, frames.flatten(0, 1), self.config.spatial_resize)
         x = tokens.unflatten(0, (batch, length))
         if self.temporal_embedding is not None:
-            x = x + self._temporal_positions(length)
+            x = x + self._temporal_positions(length, start)
         x = self.backbone.norm_pre(x)
         blocks = self.backbone.blocks
         return self._pool(checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x))
@@ -122,15 +125,21 @@ class XViT(nn.Module):
         """features: (B, T, D) -> logits (B, K), or the clip's feature (B, D) that the classifier sees."""
         return self.head(features, pre_logits)
 
-    def _temporal_positions(self, length: int) -> Tensor:
-        """The temporal embedding p_t of `length` frames: (1, T, 1, D)."""
+    def _temporal_positions(self, length: int, start: int = 0) -> Tensor:
+        """The temporal embedding p_t of `length` frames from frame `start` of a stream: (1, T, 1, D).
+
+        A causal model trains on clips cut from streams, so each batch draws the row of its first frame.
+        """
         table = self.temporal_embedding
         assert table is not None
         if self.config.temporal_embedding == "interpolate":
             return stretch(table[:, :, 0], length)[:, :, None]
         # NOTE(parity): a 16-frame clip gets the 8 rows of the released files twice.
-        repeats = -(-length // table.shape[1])
-        return table.repeat(1, repeats, 1, 1)[:, :length]
+        rows = table.shape[1]
+        if self.training and self.config.mixing.causal:
+            start = int(torch.randint(rows, ()))
+        repeats = -(-(start % rows + length) // rows)
+        return table.repeat(1, repeats, 1, 1)[:, start % rows :][:, :length]
 
     def _pool(self, x: Tensor) -> Tensor:
         """Tokens (B, T, N, D) -> frame features (B, T, D): the class token, or timm's pooling without one."""
