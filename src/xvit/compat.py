@@ -78,6 +78,11 @@ def _views(value: Any, settings: Settings) -> Translated:
     return {"eval.views": f"{crops}x{clips}"}
 
 
+def _batch_size(value: Any, settings: Settings) -> Translated:
+    # NOTE(parity): the released code counts the batch of one machine.
+    return {"train.batch_size": value * settings.get("NUM_SHARDS", 1)}
+
+
 def _learning_rate(value: Any, settings: Settings) -> Translated:
     scaled = settings.get("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False)
     return {"train.lr": value * settings.get("NUM_SHARDS", 1) if scaled else value}
@@ -173,7 +178,7 @@ KEYS: dict[str, Rule] = {
     "TEST.NUM_SPATIAL_CROPS": _views,
     "TEST.SAVE_RESULTS_PATH": note("scores.npz in the output folder"),
     "TRAIN.AUTO_RESUME": when("train.resume", "auto", "never"),
-    "TRAIN.BATCH_SIZE": to("train.batch_size"),
+    "TRAIN.BATCH_SIZE": _batch_size,
     "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": note("names are translated by a table"),
     "TRAIN.CHECKPOINT_EPOCH_RESET": note("a warm start begins at epoch 0"),
     "TRAIN.CHECKPOINT_FILE_PATH": to("train.init_from", lambda path: path or None),
@@ -284,15 +289,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE or KEY=VALUE")
     args = parser.parse_args(arguments)
     values, settings = read_settings(args.config, args.options)
+    if args.num_shards is not None:
+        settings["NUM_SHARDS"] = args.num_shards
     ours, notes = translate(settings)
-    for line in notes:
-        print(f"note: {line}", file=sys.stderr)
     _nest(values, ours)
     values.setdefault("eval", {}).setdefault("combine", "logits")  # the released code adds up raw logits
     config = make_config(values)
     job = JOB_DEFAULTS | {key: value for key, value in settings.items() if key in JOB_DEFAULTS}
-    machines, number = args.num_shards or job["NUM_SHARDS"], args.shard_id or job["SHARD_ID"]
-    _launch(job["NUM_GPUS"] if "NUM_GPUS" in settings else None, machines, number, args.init_method)
+    number = job["SHARD_ID"] if args.shard_id is None else args.shard_id
+    _launch(job["NUM_GPUS"] if "NUM_GPUS" in settings else None, job["NUM_SHARDS"], number, args.init_method)
+    for line in notes if _is_main() else ():
+        print(f"note: {line}", file=sys.stderr)
     _run(config, job)
 
 
@@ -304,7 +311,7 @@ def _run(config: Config, job: Settings) -> None:
     weights = job["TEST.CHECKPOINT_FILE_PATH"]
     if job["TRAIN.ENABLE"]:
         weights = str(train(config))
-    if job["TEST.ENABLE"]:
+    if job["TEST.ENABLE"] and _is_main():
         if not weights:
             raise ConfigError("TEST.CHECKPOINT_FILE_PATH is not set: which weights are to be tested?")
         size = job["DATA.TEST_CROP_SIZE"]
@@ -318,6 +325,10 @@ def _run(config: Config, job: Settings) -> None:
             output=Path(config.output),
         )
         print(table(evaluated.found))
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _launch(gpus: int | None, machines: int, number: int, address: str) -> None:
@@ -337,6 +348,11 @@ def _launch(gpus: int | None, machines: int, number: int, address: str) -> None:
         return
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     command = [sys.executable, "-m", "torch.distributed.run"]
-    command += ["--nnodes", str(machines), "--node-rank", str(number), "--nproc-per-node", str(processes)]
-    command += ["--master-addr", host, "--master-port", port, *sys.argv]
-    os.execv(sys.executable, command)
+    command += ["--nproc-per-node", str(processes)]
+    if machines == 1:
+        command += ["--standalone"]  # finds a free port, so that two runs fit on one machine
+    else:
+        command += ["--nnodes", str(machines), "--node-rank", str(number)]
+        command += ["--master-addr", host, "--master-port", port]
+    sys.stderr.flush()
+    os.execv(sys.executable, [*command, *sys.argv])

@@ -87,6 +87,7 @@ def test_a_run_folder_says_all(finished: Path) -> None:
         "config.json",
         "model.safetensors",
         "log.jsonl",
+        "best",
         "metrics.json",
         "checkpoints",
     }
@@ -174,6 +175,7 @@ def test_twenty_kills_change_nothing(videos: Path, finished: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_run_that_evaluates(videos: Path, tmp_path: Path, number: int) -> None:
+    """Sent to all processes of the job, as a terminal and a cluster do, and once more, as torchrun does."""
     run = tmp_path / "run"
     command = [
         sys.executable,
@@ -186,16 +188,25 @@ def test_a_signal_leaves_a_run_that_evaluates(videos: Path, tmp_path: Path, numb
         *SMALL,
     ]
     process = subprocess.Popen(
-        [*command, "train.epochs=10000", "train.eval_every=10000"], stdout=subprocess.PIPE, text=True
+        [*command, "train.epochs=10000", "train.eval_every=10000", "data.num_workers=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if (run / "log.jsonl").exists() and any(e["event"] == "step" for e in read_log(run)):
             break
         time.sleep(0.2)
+    os.killpg(process.pid, number)
     os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    output, complaints = process.communicate(timeout=60)
+    assert process.returncode == 0, complaints
+    assert "Traceback" not in complaints
+    assert "killed" not in complaints
+    with pytest.raises(ProcessLookupError):  # no worker is left behind
+        os.killpg(process.pid, 0)
     assert "train.resume=auto" in output
     done = subprocess.run(
         [sys.executable, "-m", "xvit", "eval", str(run), "--views", "1x2"],

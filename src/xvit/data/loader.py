@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +48,24 @@ def as_is(batch: Any) -> Any:
     return batch
 
 
+def outlast_signals(worker: int) -> None:
+    """Let a loader's worker ignore what ends the run: Ctrl-C and clusters signal every process of a job.
+
+    The run still needs batches to finish its step and ends its workers itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # not Linux: nothing tells who sent a SIGTERM
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def leave_with_the_run() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=leave_with_the_run, daemon=True).start()
+
+
 def make_loader(
     dataset: VideoDataset,
     *,
@@ -68,5 +88,6 @@ def make_loader(
         collate_fn=as_is,
         drop_last=drop_last,
         persistent_workers=num_workers > 0,
+        worker_init_fn=outlast_signals,
         pin_memory=torch.cuda.is_available(),
     )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,18 +15,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
+RECENT = 30  # steps whose pace is shown
 
 
 class RunLog:
     """Appends events to `log.jsonl`; each is one object with `event` and `time` (Unix seconds).
 
-    A new run begins a new file, a resumed one goes on with it. Without a folder nothing is written.
+    A new run begins a new file. A run that is resumed at a step goes on with it, but drops the events of
+    later steps, which are about to happen again. Without a folder nothing is written.
     """
 
-    def __init__(self, folder: Path | None, *, resume: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, resume_at: int | None = None) -> None:
         self.path = None if folder is None else folder / "log.jsonl"
-        if self.path is not None and not resume:
-            self.path.write_text("", encoding="utf8")
+        if folder is not None and self.path is not None:
+            past = [] if resume_at is None else read_log(folder)
+            kept = [json.dumps(event) + "\n" for event in past if event.get("step", 0) <= (resume_at or 0)]
+            draft = self.path.with_name("log.jsonl.unfinished")
+            draft.write_text("".join(kept), encoding="utf8")
+            draft.replace(self.path)
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event."""
@@ -39,7 +46,8 @@ class RunLog:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The events of a run, oldest first; a line cut short by a kill is left out."""
     events = []
-    for line in (folder / "log.jsonl").read_text(encoding="utf8").splitlines():
+    path = folder / "log.jsonl"
+    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             events.append(json.loads(line))
     return events
@@ -48,12 +56,14 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 class ProgressLine:
     """A progress bar on a terminal; elsewhere a plain line now and then and one at the end.
 
-    Use as a context manager: `with ProgressLine("train", total) as bar: bar.advance(1, loss=0.3)`.
+    Use as a context manager: `with ProgressLine("train", total) as bar: bar.step(…)` or `bar.advance(1)`.
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
         self.title, self.total, self.done, self.quiet = title, total, done, quiet
+        self.first = done
         self.started = self.shown = time.monotonic()
+        self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
         self.values = ""
         self.notes: dict[str, Any] = {}
         self._live = sys.stderr.isatty() and not quiet
@@ -72,6 +82,13 @@ class ProgressLine:
         """Values to show from now on."""
         self.notes |= values
 
+    def step(self, *, clips: int, seconds: float, waiting: float, **values: Any) -> None:
+        """One training step of `clips` clips that took `seconds`, `waiting` of them for data."""
+        self._recent.append((clips, seconds, waiting))
+        clips, seconds, waiting = (sum(column) for column in zip(*self._recent, strict=True))
+        pace = {"clips/s": clips / seconds, "waiting": f"{100 * waiting / seconds:.0f} %"}
+        self.advance(1, **(values | pace))
+
     def advance(self, steps: int = 1, **values: Any) -> None:
         """Move on by `steps` and show `values`."""
         self.done += steps
@@ -85,8 +102,9 @@ class ProgressLine:
     def _line(self) -> None:
         if not self.quiet:
             elapsed = time.monotonic() - self.started
+            left = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
             print(
-                f"{self.title} {self.done}/{self.total}  {self.values}  {elapsed:.0f} s",
+                f"{self.title} {self.done}/{self.total}  {self.values}  {elapsed:.0f} s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

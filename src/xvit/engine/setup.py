@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from xvit.config import Config
+from xvit.config import Config, write_yaml
 from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
 from xvit.engine.checkpoint import save_checkpoint
 from xvit.engine.optim import freeze, make_optimizer
-from xvit.errors import ConfigError, DatasetError, WeightsError
+from xvit.errors import ConfigError, DatasetError, WeightsError, XViTError
 from xvit.models import XViT, build_model, load_model, save_model
 from xvit.models.convert import convert_weights
 from xvit.models.cost import multiply_adds
@@ -53,15 +53,16 @@ class Run:
             seed=config.seed,
             on_error=config.data.on_error,
         )
-        batch_size = min(config.train.batch_size, len(self.dataset))
         passes = config.train.accumulate * self.accelerator.num_processes
-        if batch_size % passes:
+        self.batch_size = min(config.train.batch_size, len(self.dataset) // passes * passes)
+        if not self.batch_size or self.batch_size % passes:
             raise ConfigError(
-                f"train.batch_size: {batch_size} videos a step do not divide over {passes} passes"
+                f"train.batch_size: {self.batch_size or len(self.dataset)} videos a step do not divide over "
+                f"{passes} passes (train.accumulate × processes)"
             )
         loader = make_loader(
             self.dataset,
-            batch_size=batch_size // config.train.accumulate,
+            batch_size=self.batch_size // config.train.accumulate,
             shuffle=True,
             num_workers=config.data.num_workers,
             drop_last=True,
@@ -74,6 +75,7 @@ class Run:
         self.metrics: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
         self.worse = 0
+        self.validated = 0
         self.nonfinite = 0
         self.unreadable: dict[str, str] = {}
         if config.train.trackers:
@@ -106,7 +108,7 @@ class Run:
                 f"model  {self.model.config.name}, {self.num_parameters / 1e6:.2f} M parameters "
                 f"({trained / 1e6:.2f} M trained), {multiply_adds(self.model, example) / 1e9:.3g} G "
                 f"multiply-adds a clip of {clip.num_frames} frames at {clip.size} px",
-                f"steps  {steps} of {self.config.train.batch_size} clips, {self.steps_per_epoch} an epoch, "
+                f"steps  {steps} of {self.batch_size} clips, {self.steps_per_epoch} an epoch, "
                 f"on {self.accelerator.num_processes} × {self.accelerator.device}",
                 f"output {self.folder}",
             ]
@@ -129,18 +131,52 @@ class Run:
         """Where `held`, processes do not exchange gradients yet."""
         return self.accelerator.no_sync(self.network) if held else contextlib.nullcontext()
 
+    def over_processes(self, value: float) -> float:
+        """The sum of every process's `value`."""
+        if self.accelerator.num_processes == 1:
+            return value
+        own = torch.tensor(value, dtype=torch.float32, device=self.accelerator.device)
+        return float(self.accelerator.reduce(own, "sum"))
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether any process says so: a signal may reach one of them only, or at another step."""
+        return self.over_processes(float(flag)) > 0
+
+    def check_alike(self, step: int) -> None:
+        """Raise XViTError unless all processes are about to go on from the same step."""
+        steps = gather_object([step])
+        if len(set(steps)) > 1:
+            raise XViTError(
+                f"{self.folder}: the processes found checkpoints of different steps ({min(steps)} and "
+                f"{max(steps)}); output must be a folder that all machines share"
+            )
+
+    def all_unreadable(self) -> dict[str, str]:
+        """Path and reason of the videos that some process could not read."""
+        return {path: reason for part in gather_object([self.unreadable]) for path, reason in part.items()}
+
+    def validation_due(self, step: int, steps: int) -> bool:
+        """Whether the val list is to be scored now."""
+        epochs, within = divmod(step, self.steps_per_epoch)
+        due = step >= steps or (within == 0 and epochs % self.config.train.eval_every == 0)
+        return due and step > self.validated
+
     def note(self, metrics: dict[str, Any], step: int) -> None:
-        """Remember the newest and the best validation."""
-        self.metrics = metrics
+        """Remember the newest validation and the best one, with the model of the best in `best/`."""
+        self.metrics, self.validated = metrics, step
         name = self.config.train.best_metric
         if metrics.get(name, 0.0) > self.best.get(f"best_{name}", -1.0):
             self.best = {f"best_{name}": metrics.get(name, 0.0), "best_step": step}
             self.worse = 0
+            if self.is_main:
+                save_model(self.evaluated, self.folder / "best")
+                write_yaml(self.config, self.folder / "best" / "config.yaml")
         else:
             self.worse += 1
 
     def save(self, step: int) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint. Every process has to call it, one writes."""
+        unreadable = self.all_unreadable()
         if self.is_main:
             average = None if self.average is None else self.average.state_dict()
             state = {
@@ -151,7 +187,9 @@ class Run:
                 "metrics": self.metrics,
                 "best": self.best,
                 "worse": self.worse,
+                "validated": self.validated,
                 "nonfinite": self.nonfinite,
+                "unreadable": unreadable,
             }
             save_checkpoint(self.folder, step, state, keep_last=self.config.train.keep_last)
 
@@ -179,6 +217,7 @@ class Run:
             raise WeightsError(self.folder, reason) from err
         self.metrics, self.best = state["metrics"], state["best"]
         self.worse, self.nonfinite = state["worse"], state["nonfinite"]
+        self.validated, self.unreadable = state["validated"], state["unreadable"]
         return int(state["step"])
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
 
 from xvit.config import Config, parse_views, write_yaml
@@ -39,8 +44,9 @@ def train(config: Config, *, quiet: bool = False) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_yaml(config, folder / "config.yaml")
     state = load_newest(folder) if settings.resume == "auto" else None
-    log = RunLog(folder if run.is_main else None, resume=state is not None)
     step = run.load_state(state) if state else 0
+    run.check_alike(step)
+    log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
     steps = min(settings.epochs * run.steps_per_epoch, settings.max_steps or math.inf)
     log.write(
         "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
@@ -50,8 +56,11 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     with (
         StopSignal() as stop,
         ProgressLine("train", int(steps), done=step, quiet=quiet or not run.is_main) as bar,
+        full_disk_named(folder),
     ):
-        while step < steps and not (stop.requested or run.out_of_patience):
+        check_up(run, log, bar, stop, step, int(steps))  # where the run was stopped before it could
+        stopped = run.anywhere(stop.requested)
+        while step < steps and not (stopped or run.out_of_patience):
             epoch, done = divmod(step, run.steps_per_epoch)
             run.loader.set_epoch(epoch)  # Accelerate's loader sets the dataset's from its own
             run.network.train()
@@ -67,23 +76,19 @@ def train(config: Config, *, quiet: bool = False) -> Path:
                 log.write(
                     "step", step=step, epoch=epoch, loss=loss, lr=rate, seconds=seconds, waiting=waiting
                 )
-                bar.advance(loss=loss, lr=rate, clips_s=settings.batch_size / seconds, wait=waiting / seconds)
+                bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, loss=loss, lr=rate)
                 run.trackers.log({"loss": loss, "lr": rate}, step=step)
                 at_end = step >= steps or step % run.steps_per_epoch == 0
-                if at_end and (step >= steps or (epoch + 1) % settings.eval_every == 0):
-                    metrics = validate(run.evaluated, run.val_list, config, run)
-                    run.note(metrics, step)
-                    log.write("val", step=step, epoch=epoch, **metrics)
-                    bar.note(top1=metrics.get("top1", math.nan))
-                    run.trackers.log(metrics, step=step)
-                if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stop.requested:
+                check_up(run, log, bar, stop, step, int(steps))
+                stopped = run.anywhere(stop.requested)
+                if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stopped:
                     run.save(step)
                 if at_end and settings.released_every and (epoch + 1) % settings.released_every == 0:
                     run.save_released(epoch + 1)
-                if at_end or stop.requested:
+                if at_end or stopped:
                     break
                 waited = time.perf_counter()
-    finish(run, log, step, int(steps), stopped=stop.requested)
+        finish(run, log, step, int(steps), stopped=stopped)
     return folder
 
 
@@ -97,9 +102,13 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
     generator = seed_step(run.config.seed, step, accelerator.process_index)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
-    total = 0.0
-    passes = [batch for batch in passes if len(batch.index)]
+    clips = run.over_processes(sum(len(batch.index) for batch in passes))
+    if not clips:
+        return 0.0
+    total = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(passes):
+        share = len(batch.index) / clips
+        batch = batch if share else blank_like(batch)
         frames = batch.frames.flatten(0, 1)  # one view a video in training
         blend = draw_blend(len(frames), settings.mixup_alpha, settings.cutmix_alpha, generator)
         if blend is not None:
@@ -114,9 +123,11 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
                 label_smoothing=settings.label_smoothing,
                 blend=blend,
             )
-            accelerator.backward(loss / len(passes))
-        total += accelerator.reduce(loss.detach(), "mean").item() / len(passes)
-    if math.isfinite(total):
+            # Exchanged gradients are means over processes; each clip's share is to be 1/clips.
+            accelerator.backward(loss * (share * accelerator.num_processes))
+        total += loss.detach() * share
+    mean = run.over_processes(total.item())
+    if math.isfinite(mean):
         if settings.clip_grad_norm is not None:
             accelerator.clip_grad_norm_(run.network.parameters(), settings.clip_grad_norm)
         run.optimizer.step()
@@ -127,32 +138,78 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
         if run.nonfinite > settings.max_nonfinite:
             videos = [run.train_list.records[row].path for batch in passes for row in batch.index.tolist()]
             raise XViTError(
-                f"the loss is {total} at step {step + 1}, learning rate {rate:.3g}, "
+                f"the loss is {mean} at step {step + 1}, learning rate {rate:.3g}, "
                 f"videos {', '.join(videos)}; lower train.lr or skip such steps with train.max_nonfinite=N"
             )
     run.optimizer.zero_grad(set_to_none=True)
-    return total
+    return mean
 
 
-def validate(model: nn.Module, manifest: Manifest, config: Config, run: Run) -> dict[str, Any]:
-    """Accuracy over the configured views of the val list."""
+def blank_like(batch: Batch) -> Batch:
+    """One black clip: where no video could be read, a process still has to exchange gradients."""
+    shape = (1, *batch.frames.shape[1:])
+    return Batch(batch.frames.new_zeros(shape), batch.labels.new_zeros(1, batch.labels.shape[1]), batch.index)
+
+
+def check_up(run: Run, log: RunLog, bar: ProgressLine, stop: StopSignal, step: int, steps: int) -> None:
+    """Validate where `step` asks for it and that is not done yet, unless the run is to stop meanwhile."""
+    if not run.validation_due(step, steps):
+        return
+    metrics = validate(run.evaluated, run.val_list, run.config, run, stop)
+    if metrics is None:
+        return
+    run.note(metrics, step)
+    log.write("val", step=step, epoch=(step - 1) // run.steps_per_epoch, **metrics)
+    bar.note(**{"top-1": metrics.get("top1", math.nan)})
+    run.trackers.log(metrics, step=step)
+
+
+def validate(
+    model: nn.Module, manifest: Manifest, config: Config, run: Run, stop: StopSignal
+) -> dict[str, Any] | None:
+    """Accuracy over the configured views of the val list; None where a signal broke it off.
+
+    Every process scores whole batches of its own, so that each video is scored once.
+    """
     dataset = VideoDataset(
         manifest, config.data, views=parse_views(config.eval.views), on_error=config.data.on_error
     )
+    processes = run.accelerator.num_processes
     loader = make_loader(
-        dataset, batch_size=config.eval.batch_size, shuffle=False, num_workers=config.data.num_workers
+        dataset,
+        batch_size=max(1, config.eval.batch_size // processes),
+        shuffle=False,
+        num_workers=config.data.num_workers,
     )
-    if run.accelerator.num_processes > 1:
-        loader = run.accelerator.prepare(loader)
-    return evaluate(
-        model, loader, manifest=manifest, accelerator=run.accelerator, combine=config.eval.combine
-    ).summary()
+    if processes > 1:
+        rank = run.accelerator.process_index
+        loader = prepare_data_loader(
+            loader, num_processes=processes, process_index=rank, split_batches=False, even_batches=False
+        )
+    batches = itertools.takewhile(lambda batch: not stop.requested, loader)
+    evaluation = evaluate(
+        model, batches, manifest=manifest, accelerator=run.accelerator, combine=config.eval.combine
+    )
+    return None if run.anywhere(stop.requested) else evaluation.summary()
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """A full disk outside of a checkpoint (log, model) as one line. Raises XViTError."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise XViTError(
+            f"{folder}: {err.strerror}; make room and go on with train.resume=auto: the checkpoints are whole"
+        ) from err
 
 
 def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> None:
     """Write the model and the final metrics."""
     metrics = {"step": step, "steps": steps, "stopped": stopped, **run.best, **run.metrics}
-    metrics["unreadable"] = run.unreadable
+    metrics["unreadable"] = run.all_unreadable()
     log.write("end", **metrics)
     if run.is_main:
         save_model(run.evaluated, run.folder)

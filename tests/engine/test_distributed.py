@@ -1,0 +1,132 @@
+"""Several processes are one: the same losses, metrics and files. Real processes over gloo on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from xvit.config import load_config
+from xvit.data.synth import write_motion_set
+from xvit.engine.runlog import read_log
+from xvit.engine.train import train
+
+ROOT = Path(__file__).parents[2]
+ALONE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 videos to train on and 7 to score: two processes cannot share those evenly."""
+    root = tmp_path_factory.mktemp("motion")
+    write_motion_set(root, train_per_class=4, val_per_class=2, workers=1)
+    lines = (root / "val.csv").read_text().splitlines()
+    (root / "val.csv").write_text("\n".join(lines[:7]) + "\n")
+    return root
+
+
+def settings(videos: Path, output: Path) -> list[str]:
+    """Without dropout and mixup, whose draws are every process's own."""
+    return [
+        f"data.root={videos}",
+        f"output={output}",
+        "device=cpu",
+        "model.backbone_args={patch_size: 16, embed_dim: 16, depth: 1, num_heads: 2}",
+        "model.head_num_heads=2",
+        "data.num_frames=2",
+        "data.num_workers=0",
+        "train.batch_size=8",
+        "train.accumulate=2",
+        "train.epochs=5",
+        "train.max_steps=10",
+        "train.eval_every=2",
+        "eval.batch_size=4",
+        "train.warmup_epochs=0",
+        "train.optimizer=sgd",
+        "train.lr=0.3",
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def start(*command: object, cwd: Path) -> subprocess.Popen[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in ALONE}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=clean | {"OMP_NUM_THREADS": "1"},
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def losses(run: Path) -> list[float]:
+    return [event["loss"] for event in read_log(run) if event["event"] == "step"]
+
+
+def metrics(run: Path) -> dict[str, float]:
+    found = json.loads((run / "metrics.json").read_text())
+    assert found.pop("unreadable") == {}
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = load_config("demo/motion", settings(videos, tmp_path_factory.mktemp("alone") / "run"))
+    run = train(config, quiet=True)
+    torch.set_num_threads(threads)
+    return run
+
+
+def test_two_processes_train_as_one(videos: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    process = start(
+        *launcher, Path(__file__).with_name("process.py"), "demo/motion", *settings(videos, run), cwd=tmp_path
+    )
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert len(losses(run)) == 10  # one process writes the log
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
+    assert max(losses(run)) - min(losses(run)) > 0.01
+    assert metrics(run) == pytest.approx(metrics(alone))
+    scored = [json.loads((run / f"scored_{rank}.json").read_text()) for rank in (0, 1)]
+    times = 2  # after the second epoch and at the end
+    assert sorted(scored[0] + scored[1]) == sorted(list(range(7)) * times)
+    assert all(scored)
+    assert output.count("multiply-adds a clip") == 1  # and one speaks
+
+
+def test_two_machines_by_the_original_command(videos: Path, alone: Path, tmp_path: Path) -> None:
+    """Each of its own launcher, meeting at --init_method; the batch there is one machine's."""
+    run, port = tmp_path / "run", free_port()
+    options = [item for item in settings(videos, run) if not item.startswith("train.batch_size")]
+    machines = [
+        start(
+            *(ROOT / "tools" / "run_net.py", "--cfg", "configs/demo/motion.yaml"),
+            *("--num_shards", 2, "--shard_id", number, "--init_method", f"tcp://127.0.0.1:{port}"),
+            *("TRAIN.BATCH_SIZE", 4, *options),
+            cwd=ROOT,
+        )
+        for number in (0, 1)
+    ]
+    outputs = [machine.communicate(timeout=240)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
+    assert (run / "scores.npz").exists()
+    assert "top-1" in outputs[0]
+    assert "top-1" not in outputs[1]
