@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[1] / "src" / "xvit"
 LAYERS = [  # top to bottom
     {"__main__"},
     {"cli", "compat"},
-    {"cli_data", "cli_eval", "cli_models"},
+    {"cli_data", "cli_eval", "cli_models", "cli_predict"},
     {"demo"},
     {"predict", "report", "visualize", "export", "web"},
     {"engine"},

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xvit.errors import VideoReadError, XViTError
     from xvit.models import XViT, create_model, list_models, load_model
     from xvit.models.hub import from_pretrained, push_to_hub, save_pretrained
+    from xvit.predict import Predictor
 
 __version__ = "0.1.0"
 
@@ -29,10 +30,12 @@ _HOMES = {
     "from_pretrained": "xvit.models.hub",
     "push_to_hub": "xvit.models.hub",
     "save_pretrained": "xvit.models.hub",
+    "Predictor": "xvit.predict",
 }
 __all__ = [
     "Config",
     "Mixing",
+    "Predictor",
     "VideoReadError",
     "XViT",
     "XViTError",

@@ -12,6 +12,7 @@ import typer
 from xvit.cli_data import app as data
 from xvit.cli_eval import compare, evaluate
 from xvit.cli_models import info, models, weights
+from xvit.cli_predict import features, predict
 from xvit.errors import XViTError
 
 app = typer.Typer(
@@ -27,9 +28,10 @@ app.command()(info)
 app.command()(models)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(predict)
+app.command()(features)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
-Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]
 
 
 @app.callback()
@@ -72,23 +74,6 @@ def train(
         typer.echo("command and train.resume=auto")
     else:
         typer.echo(f"saved {folder}; next: xvit eval {folder} --views 3x1")
-
-
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="a run folder or a weight file")],
-    videos: Annotated[list[str], typer.Argument(help="video files")],
-    top_k: Annotated[int, typer.Option(help="classes to show")] = 5,
-    views: Views = "1x1",
-) -> None:
-    """What happens in a video: its best classes and their scores."""
-    from xvit.predict import Predictor
-
-    predictor = Predictor.load(model)
-    for video in videos:
-        typer.echo(video)
-        for entry in predictor(video, top_k=top_k, views=views):
-            typer.echo(f"  {entry['score']:.3f}  {entry['label']}")
 
 
 def main() -> None:

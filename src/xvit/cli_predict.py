@@ -1,0 +1,132 @@
+"""`xvit predict` and `xvit features`: what happens in these videos."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xvit.errors import ConfigError, VideoReadError
+
+if TYPE_CHECKING:
+    from xvit.predict import Predictor
+
+Model = Annotated[str, typer.Argument(help="a run folder, a weight file, a published name or owner/name")]
+Videos = Annotated[list[str], typer.Argument(help="video files, folders of them, patterns")]
+Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+Shard = Annotated[
+    str | None, typer.Option(help="i/n: only the i-th of n shares; default: by torchrun's rank")
+]
+
+
+def predict(
+    model: Model,
+    videos: Videos,
+    top_k: Annotated[int, typer.Option(help="classes to show", min=1)] = 5,
+    views: Views = "1x1",
+    format: Annotated[str, typer.Option(help="table, json, jsonl or csv")] = "table",
+    output: Annotated[Path | None, typer.Option(help="file to write; jsonl goes on where it ended")] = None,
+    shard: Shard = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """What happens in videos: their best classes and scores.
+
+    Unreadable files are listed at the end, with exit code 1.
+    """
+    from xvit.engine.runlog import ProgressLine
+    from xvit.predict.corpus import find_videos, finished, open_writer, parse_shard
+
+    number, count = parse_shard(shard)
+    paths = find_videos(videos)[number - 1 :: count]
+    output = _own_file(output, shard, number, count)
+    about = {"model": model, "views": views, "top_k": top_k}
+    done = finished(output, about) if output is not None and format == "jsonl" else set()
+    rest = [path for path in paths if path not in done]
+    predictor = _load(model, device, precision)
+    alone = len(videos) == 1 and paths == videos
+    failures: list[VideoReadError] = []
+    with (
+        open_writer(format, output, about) as writer,
+        ProgressLine("predict", len(paths), done=len(done & set(paths)), quiet=len(paths) == 1) as bar,
+    ):
+        for path, scores in predictor.stream(rest, views=views):
+            if isinstance(scores, VideoReadError):
+                if alone:
+                    raise scores
+                failures.append(scores)
+            else:
+                writer.write(path, predictor.entries(scores, top_k))
+            bar.advance()
+    _report(failures, len(paths))
+
+
+def features(
+    model: Model,
+    videos: Videos,
+    output: Annotated[Path, typer.Option("--output", "-o", help="h5 file to write")],
+    views: Views = "1x1",
+    shard: Shard = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """One feature a video, as the classifier sees it: `features` (N, D) and `videos` (N,) in an h5 file."""
+    from xvit.engine.runlog import ProgressLine
+    from xvit.predict.corpus import find_videos, parse_shard
+    from xvit.predict.features import FeatureFile
+
+    number, count = parse_shard(shard)
+    paths = find_videos(videos)[number - 1 :: count]
+    target = _own_file(output, shard, number, count) or output
+    predictor = _load(model, device, precision)
+    failures: list[VideoReadError] = []
+    width = predictor.model.head_hidden_size
+    with (
+        FeatureFile(target, width, model=model, views=views) as file,
+        ProgressLine("features", len(paths), quiet=len(paths) == 1) as bar,
+    ):
+        for path, found in predictor.stream(paths, views=views, features=True):
+            if isinstance(found, VideoReadError):
+                failures.append(found)
+            else:
+                file.add(path, found.numpy())
+            bar.advance()
+    typer.echo(f"saved {target}: {len(paths) - len(failures)} videos, {width} numbers each", err=True)
+    _report(failures, len(paths))
+
+
+def _load(model: str, device: str, precision: str) -> Predictor:
+    import torch
+
+    from xvit.predict import Predictor
+
+    if device == "auto" and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        return Predictor.load(model, device, precision)
+    except (RuntimeError, AssertionError) as err:
+        if device in ("auto", "cpu"):
+            raise
+        raise ConfigError(f"--device {device}: {str(err).splitlines()[0]}") from err
+
+
+def _own_file(output: Path | None, shard: str | None, number: int, count: int) -> Path | None:
+    """Processes of one torchrun share a command line, so each gets a file of its own: out.2of4.jsonl."""
+    if output is None or shard is not None or count == 1:
+        return output
+    return output.with_suffix(f".{number}of{count}{output.suffix}")
+
+
+def _report(failures: list[VideoReadError], total: int) -> None:
+    """One line for each video that could not be read, then exit code 1."""
+    if not failures:
+        return
+    for failure in failures:
+        print(f"not read: {' '.join(str(failure).split())}", file=sys.stderr)
+    print(f"{len(failures)} of {total} videos could not be read", file=sys.stderr)
+    raise typer.Exit(1)

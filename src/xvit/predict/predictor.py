@@ -1,0 +1,212 @@
+"""A model, its classes and its preprocessing behind one call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO, Any, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xvit.config import parse_views
+from xvit.data import Manifest, VideoDataset
+from xvit.data.sampling import view_frames
+from xvit.data.transforms import ViewTransform
+from xvit.errors import ConfigError, VideoReadError, WeightsError
+from xvit.models import XViT, load_model
+from xvit.models.hub import from_pretrained
+from xvit.models.published import FILES
+from xvit.types import VideoInfo, VideoRecord
+
+Source = str | os.PathLike[str] | np.ndarray | Tensor | IO[bytes]
+Entry = dict[str, str | float]
+S = TypeVar("S", bound=Source)
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DECODERS = 2  # threads that read videos while the model runs
+
+
+class Predictor:
+    """Scores videos with a trained model. Calls share nothing but the weights, so threads may share it.
+
+    >>> clf = Predictor.load("runs/ut")
+    >>> clf("a.mp4", top_k=2)
+    [{'label': 'kicking', 'score': 0.81}, {'label': 'pushing', 'score': 0.12}]
+
+    A video is a path (a file, `packed.h5::key`, a folder of frames), an open binary file, an array
+    (T, H, W, C) uint8 or a tensor (T, C, H, W) uint8, RGB.
+    """
+
+    def __init__(self, model: XViT, device: str | torch.device = "auto", precision: str = "fp32") -> None:
+        if precision != "fp32" and precision not in _DTYPES:
+            raise ConfigError(f"precision must be fp32, {' or '.join(_DTYPES)}, got {precision!r}")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.precision = precision
+        self.model = model.to(self.device).eval()
+        # NOTE(parity): the released code adds up raw logits over views.
+        self._mean_of_logits = model.clip.clip_position == "released"
+
+    @classmethod
+    def load(
+        cls, source: str | Path, device: str | torch.device = "auto", precision: str = "fp32"
+    ) -> Predictor:
+        """From a run folder, a weight file, a published name or a hub repository `owner/name`.
+
+        Raises WeightsError.
+        """
+        name = str(source)
+        here = Path(source).exists() or name in FILES or Path(source).suffix in (".pth", ".safetensors")
+        if not here and name.count("/") == 1 and name[0] not in "/.~":
+            return cls(from_pretrained(name), device, precision)
+        if not here:
+            raise WeightsError(
+                source, "no such file or folder, nor a published name (xvit models lists them)"
+            )
+        return cls(load_model(source), device, precision)
+
+    @overload
+    def __call__(
+        self, video: list[Source] | tuple[Source, ...], *, top_k: int = 5, views: str = "1x1"
+    ) -> list[list[Entry]]: ...
+    @overload
+    def __call__(self, video: Source, *, top_k: int = 5, views: str = "1x1") -> list[Entry]: ...
+    def __call__(self, video: Any, *, top_k: int = 5, views: str = "1x1") -> Any:
+        """The `top_k` classes of a video, best first, as {"label", "score"}; of a list of videos a list.
+
+        `views` is crops×clips; scores are the mean softmax over views. A model of several tasks gives
+        the best of each task, with its number as "task". Raises VideoReadError; ValueError for an array of
+        another kind.
+        """
+        if not isinstance(video, list | tuple):
+            return self.entries(self.scores(video, views=views), top_k)
+        found = []
+        for _, scores in self.stream(video, views=views):
+            if isinstance(scores, VideoReadError):
+                raise scores
+            found.append(self.entries(scores, top_k))
+        return found
+
+    def entries(self, scores: Tensor, top_k: int) -> list[Entry]:
+        """What `scores` gave, (K,), as the best classes."""
+        found: list[Entry] = []
+        names = self.model.classes
+        for task, part in enumerate(scores.split(self.model.num_classes)):
+            best = part.topk(min(top_k, len(part)))
+            for i, score in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                found.append({"label": names[task][i], "score": score})
+                if len(names) > 1:
+                    found[-1]["task"] = task
+        return found
+
+    def scores(self, video: Source, *, views: str = "1x1") -> Tensor:
+        """Class probabilities of a video, (K,) float32 on the CPU; several tasks one after the other."""
+        return self.score_clips(self.read(video, views))
+
+    def features(self, video: Source, *, views: str = "1x1") -> Tensor:
+        """What the classifier sees of a video, (D,) float32 on the CPU: the mean over its views."""
+        return self.clip_features(self.read(video, views))
+
+    def stream(
+        self, videos: Iterable[S], *, views: str = "1x1", features: bool = False
+    ) -> Iterator[tuple[S, Tensor | VideoReadError]]:
+        """(video, its scores or features, or why it cannot be read), in order; reads ahead of the model.
+
+        At most 2·DECODERS videos are in memory.
+        """
+        parse_views(views)
+        run = self.clip_features if features else self.score_clips
+        ahead: deque[tuple[S, Future[Tensor]]] = deque()
+        with ThreadPoolExecutor(DECODERS, "xvit-decode") as pool:
+            try:
+                for video in videos:
+                    ahead.append((video, pool.submit(self.read, video, views)))
+                    if len(ahead) == 2 * DECODERS:
+                        yield self._finish(run, *ahead.popleft())
+                while ahead:
+                    yield self._finish(run, *ahead.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _finish(self, run: Any, video: S, clips: Future[Tensor]) -> tuple[S, Tensor | VideoReadError]:
+        try:
+            return video, run(clips.result())
+        except VideoReadError as err:
+            return video, err
+
+    @torch.inference_mode()
+    def score_clips(self, clips: Tensor) -> Tensor:
+        """The views of one video, (V, T, C, H, W) -> (K,) float32 on the CPU."""
+        with self.autocast():
+            logits = self.model(clips.to(self.device)).float()
+        if self._mean_of_logits:
+            logits = logits.mean(0, keepdim=True)
+        parts = logits.split(self.model.num_classes, dim=-1)
+        return torch.cat([part.softmax(dim=-1).mean(0) for part in parts]).cpu()
+
+    @torch.inference_mode()
+    def clip_features(self, clips: Tensor) -> Tensor:
+        """The views of one video, (V, T, C, H, W) -> (D,) float32 on the CPU."""
+        with self.autocast():
+            found = self.model.forward_head(
+                self.model.forward_features(clips.to(self.device)), pre_logits=True
+            )
+        return found.float().mean(0).cpu()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision that was asked for."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, _DTYPES[self.precision])
+
+    def read(self, video: Source, views: str = "1x1") -> Tensor:
+        """The views of a video as the model takes them: (V, T, C, H, W) float32. Raises VideoReadError."""
+        if isinstance(video, np.ndarray | Tensor):
+            return self._cut(_as_frames(video), views)
+        if isinstance(video, str | os.PathLike):
+            return self._read_path(os.fspath(video), views)
+        return self._read_file(video, views)
+
+    def _read_path(self, path: str, views: str) -> Tensor:
+        manifest = Manifest(records=(VideoRecord(path, path),), classes=self.model.classes)
+        return VideoDataset(manifest, self.model.clip, views=parse_views(views))[0].frames[0]
+
+    def _read_file(self, file: IO[bytes], views: str) -> Tensor:
+        """Through a temporary file, since decoding jumps back and forth and not every file can."""
+        name = getattr(file, "name", None)
+        with tempfile.NamedTemporaryFile(prefix="xvit-") as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            try:
+                return self._read_path(copy.name, views)
+            except VideoReadError as err:
+                raise VideoReadError(name if isinstance(name, str) else "<file>", err.reason) from err
+
+    def _cut(self, frames: Tensor, views: str) -> Tensor:
+        clip, (crops, clips) = self.model.clip, parse_views(views)
+        info = VideoInfo(len(frames), None, *frames.shape[-2:])
+        numbers, rows = np.unique(view_frames(info, clip, clips), return_inverse=True)
+        parcel = ViewTransform(clip, crops)(frames[numbers], rows.reshape(clips, clip.num_frames))
+        out = np.empty((clips * crops, clip.num_frames, 3, clip.size, clip.size), np.float32)
+        parcel.unpack(clip, out)
+        return torch.from_numpy(out)
+
+
+def _as_frames(video: np.ndarray | Tensor) -> Tensor:
+    """uint8 (T, C, H, W). Raises ValueError."""
+    is_array = isinstance(video, np.ndarray)
+    frames = torch.from_numpy(np.ascontiguousarray(video)) if isinstance(video, np.ndarray) else video.cpu()
+    channels = 3 if is_array else 1
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or not len(frames) or frames.shape[channels] != 3:
+        expected = "an array is (T, H, W, 3)" if is_array else "a tensor is (T, 3, H, W)"
+        raise ValueError(f"{expected} uint8, RGB, got {tuple(video.shape)} {video.dtype}")
+    return frames.permute(0, 3, 1, 2) if is_array else frames
