@@ -83,6 +83,8 @@ class ModelConfig(_Section):
     head:               "temporal" is a transformer over frame features, "mean" their mean.
     head_positions:     learned temporal positions at the temporal head's input.
     head_init:          "timm", or "mean": the head starts exactly as the mean of the frame features.
+    adapters:           width of a small bottleneck after every block, which begins as nothing and trains even
+                        where the image model is frozen (train.trained_blocks=0).
     """
 
     name: str = "xvit_base_patch16"
@@ -101,6 +103,7 @@ class ModelConfig(_Section):
     head_init: Literal["timm", "mean"] = "timm"
     dropout: Share = 0.0
     drop_path: Share = 0.0
+    adapters: Positive | None = None
 
 
 class ClipConfig(_Section):

@@ -21,7 +21,7 @@ from xvit.config import Config, load_config
 from xvit.data.synth import write_motion_set
 from xvit.engine import train as train_module
 from xvit.engine.runlog import read_log
-from xvit.engine.setup import Run
+from xvit.engine.setup import Run, build_run, expected_cost
 from xvit.engine.train import train
 from xvit.errors import DatasetError, WeightsError, XViTError
 from xvit.types import Batch
@@ -239,6 +239,7 @@ def test_the_time_to_stop_is_when_nothing_gets_better(videos: Path, tmp_path: Pa
         ("train.cutmix_alpha=1", "train.label_smoothing=0.1"),
         ("train.optimizer=sgd", "train.weight_decay=1e-4"),
         ("train.trained_blocks=0",),
+        ("model.adapters=4", "train.trained_blocks=0"),
         ("train.precision=bf16", "train.grad_checkpointing=true"),
         ("train.class_balanced=true", "train.layer_decay=0.7", "model.drop_path=0.1"),
         ("data.num_workers=1",),
@@ -319,3 +320,108 @@ def test_unreadable_videos_are_named_or_stop_the_run(videos: Path, tmp_path: Pat
     run = train(small_config(root, tmp_path / "b", "data.val_fraction=0.3", "data.on_error=skip"), quiet=True)
     metrics = json.loads((run / "metrics.json").read_text())
     assert broken.name in str(metrics["unreadable"]) or metrics["missing"] == 1
+
+
+def test_adapters_learn_where_the_image_model_does_not(videos: Path, tmp_path: Path) -> None:
+    frozen = ("model.adapters=4", "train.trained_blocks=0", "train.ema_decay=null")
+    plain = small_config(videos, tmp_path / "plain", "train.ema_decay=null")
+    before = build_run(plain).model
+    run = train(small_config(videos, tmp_path / "r", *frozen, "train.max_steps=3"), quiet=True)
+    after = weights(run)
+    ups = [name for name in after if ".adapter.3.weight" in name]
+    assert ups
+    assert all(after[name].abs().max() > 0 for name in ups)
+    trained = {
+        name
+        for name, tensor in build_run(small_config(videos, tmp_path / "s", *frozen)).model.named_parameters()
+        if tensor.requires_grad
+    }
+    assert all(".adapter." in name or not name.startswith("backbone.") for name in trained)
+    unset = {
+        name: tensor for name, tensor in before.state_dict().items() if name.startswith("backbone.blocks")
+    }
+    assert unset.keys() <= after.keys()
+
+
+def test_the_memory_it_expects_is_less_where_less_is_kept(videos: Path, tmp_path: Path) -> None:
+    def memory(*changes: str) -> int:
+        return expected_cost(build_run(small_config(videos, tmp_path / "r", *changes)))[1]
+
+    whole = memory()
+    assert memory("train.accumulate=2") < whole
+    assert memory("train.trained_blocks=0") < whole
+    assert memory("train.optimizer=sgd") == whole - 4 * sum(
+        tensor.numel() for tensor in build_run(small_config(videos, tmp_path / "r")).model.parameters()
+    )
+    assert "memory about" in build_run(small_config(videos, tmp_path / "r")).describe(1)
+
+
+def test_a_resumed_log_tells_every_step_once(videos: Path, tmp_path: Path) -> None:
+    """A kill between two checkpoints leaves steps in the log that the resumed run takes again."""
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=2"), quiet=True)
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"event": "step", "step": 3, "loss": 9.0}\n{"event": "step", "st')
+    resumed = ("train.max_steps=4", "train.resume=auto")
+    train(small_config(videos, tmp_path / "r", *resumed), quiet=True)
+    steps = [event for event in read_log(run) if event["event"] == "step"]
+    assert [event["step"] for event in steps] == [1, 2, 3, 4]
+    assert all(event["loss"] < 9 for event in steps)
+    first = json.loads((run / "metrics.json").read_text())
+    train(small_config(videos, tmp_path / "r", *resumed), quiet=True)  # nothing is left to do
+    assert json.loads((run / "metrics.json").read_text()) == first
+    assert len([event for event in read_log(run) if event["event"] == "step"]) == 4
+
+
+def test_a_stop_during_validation_validates_on_resuming(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large val list must not hold up a machine that is about to be taken away."""
+    changes = ("train.eval_every=1", "train.max_steps=6", "eval.batch_size=2")
+    whole = train(small_config(videos, tmp_path / "whole", *changes), quiet=True)
+    real = train_module.evaluate
+
+    def interrupted(model: torch.nn.Module, batches: Iterator[Batch], **settings: object) -> object:
+        def signalled() -> Iterator[Batch]:
+            yield next(batches)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            rest = list(batches)
+            assert rest == []
+            yield from rest
+
+        return real(model, signalled(), **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "evaluate", interrupted)
+        run = train(small_config(videos, tmp_path / "r", *changes), quiet=True)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["stopped"]
+    assert metrics["step"] == 3
+    assert "top1" not in metrics
+    train(small_config(videos, tmp_path / "r", *changes, "train.resume=auto"), quiet=True)
+    assert_same_weights(run, whole)
+    assert_same_weights(run / "best", whole / "best")
+    scores = [[e["top1"] for e in read_log(folder) if e["event"] == "val"] for folder in (run, whole)]
+    assert scores[0] == scores[1]
+
+
+def test_a_full_disk_is_one_line(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train_module, "save_model", full)
+    with pytest.raises(XViTError, match=r"No space left on device; make room and go on with"):
+        train(small_config(videos, tmp_path / "r", "train.max_steps=1"), quiet=True)
+
+
+def test_a_batch_without_a_readable_video_changes_nothing(videos: Path, tmp_path: Path) -> None:
+    """Its pass still runs where other processes wait for its gradients, but weighs nothing."""
+    still = ("train.optimizer=sgd", "model.dropout=0", "train.mixup_alpha=0", "data.num_workers=0")
+    states = []
+    for passes in (1, 2):
+        run = build_run(small_config(videos, tmp_path / "r", *still))
+        (batch,) = next(iter(run.batches(run.loader)))
+        empty = Batch(batch.frames[:0], batch.labels[:0], batch.index[:0], ((0, "damaged"),))
+        train_module.train_step(run, [batch, empty][:passes], 0, 0.1)
+        states.append(run.model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

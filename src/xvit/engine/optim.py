@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from xvit.config import TrainConfig
 from xvit.models import XViT
+from xvit.models.backbone import is_video_parameter
 
 
 class Blend(NamedTuple):
@@ -113,7 +114,8 @@ def parameter_groups(model: XViT, config: TrainConfig) -> list[dict[str, Any]]:
 
     SGD decays everything but the biases behind the last transformer layer, as the released recipe does; AdamW
     leaves out vectors and what `no_weight_decay` names. `layer_decay` d scales block i of n by d**(n − i) and
-    the embeddings by d**(n + 1); what an image model lacks (head, gates, temporal embedding) learns in full.
+    the embeddings by d**(n + 1); what an image model lacks (head, gates, adapters, temporal
+    embedding) learns in full.
     """
     depth, skip = len(model.backbone.blocks), model.no_weight_decay()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -134,7 +136,7 @@ def parameter_groups(model: XViT, config: TrainConfig) -> list[dict[str, Any]]:
 def freeze(model: XViT, trained_blocks: int | None) -> None:
     """Stop the gradients of the image model but for its last `trained_blocks` blocks; None trains all of it.
 
-    Head, temporal embedding and gates always train, and with any block so does the final norm.
+    Head, temporal embedding, adapters and gates always train, and with any block so does the final norm.
     """
     if trained_blocks is None:
         return
@@ -146,7 +148,7 @@ def freeze(model: XViT, trained_blocks: int | None) -> None:
 
 def _layer(name: str, depth: int) -> int:
     """0 for the image model's embeddings, 1 … depth for its blocks, depth + 1 for what is new."""
-    if not name.startswith("backbone.") or name.endswith("mix_gate"):
+    if not name.startswith("backbone.") or is_video_parameter(name):
         return depth + 1
     part = name.split(".")
     if part[1] == "blocks":

@@ -20,7 +20,7 @@ from xvit.engine.optim import freeze, make_optimizer
 from xvit.errors import ConfigError, DatasetError, WeightsError, XViTError
 from xvit.models import XViT, build_model, load_model, save_model
 from xvit.models.convert import convert_weights
-from xvit.models.cost import multiply_adds
+from xvit.models.cost import activations, multiply_adds
 from xvit.types import Batch
 
 
@@ -99,17 +99,18 @@ class Run:
     def describe(self, steps: int) -> str:
         """What is about to happen, for a person."""
         clip = self.model.clip
-        example = torch.zeros(1, clip.num_frames, 3, clip.size, clip.size, device=self.accelerator.device)
+        macs, memory = expected_cost(self)
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return "\n".join(
             [
                 f"data   {len(self.train_list.records)} train and {len(self.val_list.records)} val videos, "
                 f"{sum(self.train_list.num_classes)} classes, {self.train_list.format}",
                 f"model  {self.model.config.name}, {self.num_parameters / 1e6:.2f} M parameters "
-                f"({trained / 1e6:.2f} M trained), {multiply_adds(self.model, example) / 1e9:.3g} G "
+                f"({trained / 1e6:.2f} M trained), {macs / 1e9:.3g} G "
                 f"multiply-adds a clip of {clip.num_frames} frames at {clip.size} px",
                 f"steps  {steps} of {self.batch_size} clips, {self.steps_per_epoch} an epoch, "
                 f"on {self.accelerator.num_processes} × {self.accelerator.device}",
+                f"memory about {memory / 1e9:.2g} GB a process, beside decoded videos and libraries",
                 f"output {self.folder}",
             ]
         )
@@ -219,6 +220,25 @@ class Run:
         self.worse, self.nonfinite = state["worse"], state["nonfinite"]
         self.validated, self.unreadable = state["validated"], state["unreadable"]
         return int(state["step"])
+
+
+def expected_cost(run: Run) -> tuple[int, int]:
+    """Multiply-adds of a clip, and the bytes of a training step in each process.
+
+    The bytes are those of weights, gradients, the optimiser's state, the average and what autograd keeps, all
+    in float32: with bf16 or fp16 it keeps less.
+    """
+    config, clip = run.config, run.model.clip
+    with torch.device("meta"):
+        twin = XViT(run.model.config, num_classes=run.model.num_classes, clip=clip)
+        macs = multiply_adds(twin, torch.empty(1, clip.num_frames, 3, clip.size, clip.size))
+    freeze(twin, config.train.trained_blocks)
+    trained = sum(p.numel() for p in twin.parameters() if p.requires_grad)
+    copies = run.num_parameters * (1 if run.average is None else 2)
+    state = trained * (1 if config.train.optimizer == "sgd" else 2)
+    clips = run.batch_size // (config.train.accumulate * run.accelerator.num_processes)
+    kept = activations(twin)[config.train.grad_checkpointing]
+    return macs, 4 * (copies + trained + state) + clips * kept
 
 
 def build_run(config: Config) -> Run:

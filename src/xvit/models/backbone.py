@@ -116,7 +116,7 @@ def load_backbone_weights(backbone: VisionTransformer, config: ModelConfig) -> N
 
 def is_video_parameter(name: str) -> bool:
     """Whether a parameter of the backbone is ours, so that no image weights hold it."""
-    return name.endswith(".mix_gate") or ".time_" in name
+    return name.endswith(".mix_gate") or ".time_" in name or ".adapter." in name
 
 
 def load_strictly(

@@ -68,7 +68,7 @@ def _cost(scheme: str, model: XViT, frames: Sequence[int]) -> Cost:
     size, length = model.clip.size, model.clip.num_frames
     macs = {count: multiply_adds(model, _clip(count, size)) for count in frames}
     parameters = sum(p.numel() for p in model.parameters())
-    kept, kept_checkpointed = _activations(model)
+    kept, kept_checkpointed = activations(model)
     return Cost(
         scheme=scheme,
         parameters=parameters,
@@ -93,8 +93,11 @@ def multiply_adds(model: nn.Module, inputs: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def _activations(model: XViT) -> tuple[int, int]:
-    """Bytes that a training step on one clip keeps, without and with gradient checkpointing."""
+def activations(model: XViT) -> tuple[int, int]:
+    """Bytes that a training step on one clip keeps, without and with gradient checkpointing.
+
+    `model` is on the device "meta"; its parameters that need no gradient keep nothing.
+    """
     shape = (1, model.clip.num_frames, 3, model.clip.size, model.clip.size)
     # Unlike "meta", pretended CPU tensors take the fused attention, which keeps no T·N² matrix.
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xvit.config import ClipConfig, Mixing, ModelConfig
 from xvit.errors import ConfigError
+from xvit.models.adapters import add_adapters
 from xvit.models.backbone import build_backbone, embed, load_backbone_weights
 from xvit.models.heads import MeanHead, TemporalHead, stretch
 from xvit.models.mixing import SpaceTimeAttention
@@ -41,6 +42,8 @@ class XViT(nn.Module):
         self.grad_checkpointing = False
         self._check_clip()
         self._set_mixing()
+        if config.adapters is not None:
+            add_adapters(self.backbone.blocks, self.num_features, config.adapters)
         self.temporal_embedding: nn.Parameter | None
         self.register_parameter("temporal_embedding", None)
         if config.temporal_embedding != "none":
