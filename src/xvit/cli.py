@@ -12,7 +12,7 @@ import typer
 from xvit.cli_data import app as data
 from xvit.cli_eval import compare, evaluate
 from xvit.cli_models import info, models, weights
-from xvit.cli_predict import features, predict
+from xvit.cli_predict import features, predict, timeline
 from xvit.errors import XViTError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(predict)
 app.command()(features)
+app.command()(timeline)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 

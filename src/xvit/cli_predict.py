@@ -1,4 +1,4 @@
-"""`xvit predict` and `xvit features`: what happens in these videos."""
+"""`xvit predict`, `xvit features` and `xvit timeline`: what happens in these videos."""
 
 from __future__ import annotations
 
@@ -98,6 +98,47 @@ def features(
             bar.advance()
     typer.echo(f"saved {target}: {len(paths) - len(failures)} videos, {width} numbers each", err=True)
     _report(failures, len(paths))
+
+
+def timeline(
+    model: Model,
+    film: Annotated[str, typer.Argument(help="a video file of any length")],
+    window: Annotated[
+        float | None, typer.Option(help="seconds a window spans; default: the model's clip")
+    ] = None,
+    hop: Annotated[
+        int | None, typer.Option(help="frames between windows; default: a group or half a window", min=1)
+    ] = None,
+    smooth: Annotated[int, typer.Option(help="windows averaged before segments are cut", min=1)] = 3,
+    min_score: Annotated[float, typer.Option(help="leave out segments below")] = 0.0,
+    format: Annotated[str, typer.Option(help="table, csv, json, srt or vtt")] = "table",
+    output: Annotated[Path | None, typer.Option(help="file to write")] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> None:
+    """What happens when in a film: segments with start, end, label and score."""
+    from xvit.engine.runlog import ProgressLine
+    from xvit.predict.segments import FORMATS
+    from xvit.predict.timeline import make_timeline
+
+    if format not in FORMATS:
+        raise ConfigError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
+    predictor = _load(model, device, precision)
+    with ProgressLine("timeline", 100) as bar:
+        found = make_timeline(
+            predictor,
+            film,
+            window=window,
+            hop=hop,
+            on_progress=lambda read, total: bar.advance(100 * read // total - bar.done),
+        )
+    text = FORMATS[format](found.segments(smooth, min_score))
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf8")
+    typer.echo(f"saved {output}", err=True)
 
 
 def _load(model: str, device: str, precision: str) -> Predictor:

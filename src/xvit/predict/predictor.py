@@ -162,6 +162,12 @@ class Predictor:
             )
         return found.float().mean(0).cpu()
 
+    @torch.inference_mode()
+    def frame_features(self, clip: Tensor) -> Tensor:
+        """One clip (T, C, H, W) -> (1, T, D) on the model's device."""
+        with self.autocast():
+            return self.model.forward_features(clip[None].to(self.device))
+
     def autocast(self) -> AbstractContextManager[object]:
         """The precision that was asked for."""
         if self.precision == "fp32":
