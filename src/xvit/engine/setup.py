@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedType, gather_object, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from xvit.config import Config, write_yaml
@@ -250,7 +250,7 @@ def make_accelerator(config: Config) -> Accelerator:
     """Accelerate's view of this process: device, precision, and the other processes there are."""
     AcceleratorState._reset_state()  # a second training in this process may want another precision
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=precision,
         # Every process takes its part of each global batch, so their number does not change the losses.
@@ -258,6 +258,13 @@ def make_accelerator(config: Config) -> Accelerator:
         log_with=list(config.train.trackers) or None,
         project_dir=config.output if config.train.trackers else None,
     )
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ConfigError(
+            f"the launcher asks for {kind.value}: every process here holds the whole model; launch without it, "
+            "and where memory is short use train.grad_checkpointing=true and train.accumulate"
+        )
+    return accelerator
 
 
 def make_model(config: Config, train_list: Manifest) -> XViT:
