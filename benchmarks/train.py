@@ -5,8 +5,8 @@
 Both sides run in turn on the same model and the same clips in memory, in changing order; the overhead is the
 median of the rounds' ratios, minus one. The engine's side has everything a step of `train` does but decoding:
 schedule, seeding, clipping of gradients, log and progress bar. The clock counts processor time, so that other
-work on the machine does not count. `--memory N` instead trains N epochs on made-up videos and prints the peak of
-the resident memory at each checkpoint.
+work on the machine does not count. `--memory N` instead trains N epochs on made-up videos and prints the peak
+of the resident memory at each checkpoint.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def overhead(name: str, frames: int, size: int, clips: int, runs: int) -> None:
     low, _, high = statistics.quantiles(ratios, n=4)
     print(
         f"{name}, {clips} × {frames} frames of {size} px: "
-        f"bare step {statistics.median(seconds['bare']):.2f} s, engine {100 * (statistics.median(ratios) - 1):+.1f} % "
+        f"bare step {statistics.median(seconds['bare']):.2f} s, "
+        f"engine {100 * (statistics.median(ratios) - 1):+.1f} % "
         f"(quartiles {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f})"
     )
 

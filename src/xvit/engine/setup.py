@@ -261,8 +261,8 @@ def make_accelerator(config: Config) -> Accelerator:
     kind = accelerator.distributed_type
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ConfigError(
-            f"the launcher asks for {kind.value}: every process here holds the whole model; launch without it, "
-            "and where memory is short use train.grad_checkpointing=true and train.accumulate"
+            f"the launcher asks for {kind.value}: every process here holds the whole model; launch without "
+            "it, and where memory is short use train.grad_checkpointing=true and train.accumulate"
         )
     return accelerator
 
