@@ -113,6 +113,7 @@ def timeline(
     min_score: Annotated[float, typer.Option(help="leave out segments below")] = 0.0,
     format: Annotated[str, typer.Option(help="table, csv, json, srt or vtt")] = "table",
     output: Annotated[Path | None, typer.Option(help="file to write")] = None,
+    html: Annotated[Path | None, typer.Option(help="page to write: pictures, curves, click to jump")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> None:
@@ -132,7 +133,21 @@ def timeline(
             hop=hop,
             on_progress=lambda read, total: bar.advance(100 * read // total - bar.done),
         )
-    text = FORMATS[format](found.segments(smooth, min_score))
+    segments = found.segments(smooth, min_score)
+    if html is not None:
+        from xvit.report import write_timeline
+
+        write_timeline(
+            html,
+            film,
+            seconds=found.seconds,
+            centres=found.centres,
+            scores=found.smoothed(smooth),
+            classes=found.classes,
+            segments=segments,
+        )
+        typer.echo(f"saved {html}", err=True)
+    text = FORMATS[format](segments)
     if output is None:
         typer.echo(text, nl=False)
         return

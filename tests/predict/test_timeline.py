@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import av
 import numpy as np
@@ -139,7 +141,20 @@ def test_the_command(film: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     save_model(make_predictor().model, tmp_path / "run")
     target = tmp_path / "out" / "film.json"
     for arguments, code in (
-        ((film, "--format", "json", "--output", target, "--hop", 2), 0),
+        (
+            (
+                film,
+                "--format",
+                "json",
+                "--output",
+                target,
+                "--hop",
+                2,
+                "--html",
+                tmp_path / "t" / "film.html",
+            ),
+            0,
+        ),
         ((film, "--format", "xml"), 2),
         ((tmp_path / "gone.mp4",), 2),
     ):
@@ -150,3 +165,11 @@ def test_the_command(film: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     segments = json.loads(target.read_text())
     assert segments[0]["start"] == 0
     assert segments[-1]["end"] == 3
+    page = (tmp_path / "t" / "film.html").read_text()
+    assert page.count("<img src=") == 24
+    assert page.count("<polyline") == 3  # one curve a class
+    source = re.search(r'<video[^>]* src="([^"]*)"', page)
+    assert source is not None
+    assert (tmp_path / "t" / unquote(source[1])).resolve() == Path(film).resolve()
+    jumps = [float(time) for time in re.findall(r'<a href="#film" data-time="([^"]*)"', page)]
+    assert jumps == pytest.approx([segment["start"] for segment in segments], abs=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xvit.report.demo import TrainedModel, write_demo_report
 from xvit.report.evaluation import read_strips, worst_mistakes, write_report
 from xvit.report.page import Filmstrip, filmstrip, one_per_class
+from xvit.report.timeline import write_timeline
 
 __all__ = [
     "Filmstrip",
@@ -15,4 +16,5 @@ __all__ = [
     "worst_mistakes",
     "write_demo_report",
     "write_report",
+    "write_timeline",
 ]

@@ -43,7 +43,7 @@ class Filmstrip:
     @property
     def images(self) -> list[str]:
         """One data URI a frame."""
-        return [_data_uri(frame) for frame in self.frames]
+        return [data_uri(frame) for frame in self.frames]
 
 
 def filmstrip(evaluation: Evaluation, row: int, frames: NDArray[np.uint8], task: int = 0) -> Filmstrip:
@@ -119,7 +119,8 @@ def _short_count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _data_uri(frame: NDArray[np.uint8]) -> str:
+def data_uri(frame: NDArray[np.uint8]) -> str:
+    """A frame (C, H, W) uint8 as a small picture inside the page."""
     image = Image.fromarray(np.ascontiguousarray(np.moveaxis(frame, 0, -1)))
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     kind, options = ("png", {"optimize": True}) if max(image.size) <= PNG_SIDE else ("jpeg", {"quality": 80})
