@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -63,8 +64,12 @@ def train(
 
     settings = load_config(config, overrides or ())
     from xvit.engine.train import train as train_model
+    from xvit.report.curves import write_curves
 
     folder = train_model(settings)
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes one speaks
+    write_curves(folder)
     found = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
     for path, reason in found["unreadable"].items():
         typer.echo(f"not read: {path}: {reason}")

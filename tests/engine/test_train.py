@@ -204,6 +204,7 @@ def test_a_signal_leaves_a_run_that_evaluates(videos: Path, tmp_path: Path, numb
     output, complaints = process.communicate(timeout=60)
     assert process.returncode == 0, complaints
     assert "Traceback" not in complaints
+    assert (run / "curves.png").is_file()
     assert "killed" not in complaints
     with pytest.raises(ProcessLookupError):  # no worker is left behind
         os.killpg(process.pid, 0)
