@@ -20,6 +20,7 @@ from xvit.engine.protocol import evaluate_run
 from xvit.engine.scores import read_scores
 from xvit.errors import ConfigError, WeightsError
 from xvit.models import create_model, load_model, save_model
+from xvit.types import VideoRecord
 
 COMMAND = [sys.executable, "-c", "from xvit.cli import main; main()", "eval"]
 
@@ -113,14 +114,14 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     process.wait()
     assert journal.exists(), "it finished before it was killed"
 
-    read: list[int] = []
-    original = VideoDataset.__getitem__
+    read: list[str] = []
+    original = VideoDataset._read
 
-    def noted(self: VideoDataset, key: tuple[int, int]) -> object:
-        read.append(key[1])
-        return original(self, key)
+    def noted(self: VideoDataset, record: VideoRecord, rng: np.random.Generator) -> object:
+        read.append(record.video_id)
+        return original(self, record, rng)
 
-    monkeypatch.setattr(VideoDataset, "__getitem__", noted)
+    monkeypatch.setattr(VideoDataset, "_read", noted)
     again = evaluate_run(
         run, data=str(motion), views="3x2", output=tmp_path / "cut", overrides=ONE_BY_ONE, quiet=True
     )
