@@ -14,7 +14,8 @@ from xvit.demo import run_demo
 def test_the_demo_learns_and_shows_it(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
-        found = run_demo(tmp_path / "demo", overrides=("train.epochs=4", "train.lr=2e-3", "data.num_workers=0"))
+        fewer = ("train.epochs=4", "train.lr=2e-3", "data.num_workers=0")
+        found = run_demo(tmp_path / "demo", overrides=fewer)
     finally:
         torch.set_num_threads(threads)
     assert found.top1["XViT"] >= 0.7  # beyond what frames without order allow; the whole demo reaches 1
