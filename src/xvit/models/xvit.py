@@ -140,7 +140,8 @@ class XViT(nn.Module):
         # NOTE(parity): a 16-frame clip gets the 8 rows of the released files twice.
         rows = table.shape[1]
         if self.training and self.config.mixing.causal:
-            start = int(torch.randint(rows, ()))
+            drawn = torch.randint(rows, (1,), device=table.device)
+            return table[:, (drawn + torch.arange(length, device=table.device)) % rows]
         repeats = -(-(start % rows + length) // rows)
         return table.repeat(1, repeats, 1, 1)[:, start % rows :][:, :length]
 
