@@ -34,8 +34,9 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     """Train as configured and return the run folder.
 
     The folder holds `config.yaml`, `model.safetensors` + `config.json` (with class names), `log.jsonl`,
-    `metrics.json` and `checkpoints/`. SIGINT or SIGTERM ends the run after the current step with all of these
-    written; with `train.resume=auto` the same call goes on from there, bit for bit on a CPU.
+    `metrics.json`, `checkpoints/`, and in `best/` the model of the best validation. SIGINT or
+    SIGTERM ends the run after the current step with all of these written; with `train.resume=auto` the same
+    call goes on from there, bit for bit on a CPU.
     Raises ConfigError or DatasetError before anything is trained, XViTError where the loss is not finite.
     """
     run = build_run(config)
