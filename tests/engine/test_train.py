@@ -426,3 +426,10 @@ def test_a_batch_without_a_readable_video_changes_nothing(videos: Path, tmp_path
         train_module.train_step(run, [batch, empty][:passes], 0, 0.1)
         states.append(run.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_one_class_is_nothing_to_learn(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above" / "motion").symlink_to(videos / "left")
+    with pytest.raises(DatasetError, match="only one class, 'motion': is this the folder above the classes?"):
+        train(small_config(tmp_path / "above", tmp_path / "r"), quiet=True)

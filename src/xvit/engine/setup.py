@@ -306,6 +306,11 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
     for manifest in (train_list, val_list):
         if not manifest.records:
             raise DatasetError(f"{config.data.root}: no videos in the {manifest.split} split")
+    if len(train_list.classes) == 1 and len(train_list.classes[0]) == 1:
+        name = train_list.classes[0][0]
+        raise DatasetError(
+            f"{config.data.root}: only one class, {name!r}: is this the folder above the classes?"
+        )
     for task, names in enumerate(train_list.classes):
         known = {record.labels[task] for record in train_list.records}
         unseen = {record.labels[task] for record in val_list.records if record.labels} - known
