@@ -2,7 +2,8 @@
 
     python benchmarks/data.py [--videos FOLDER]
 
-Each question alternates the two ways in one run and reports medians and ratios. Videos are drawn, 256 frames
+Each question alternates the two ways in one run and reports medians and ratios, by the clock and in processor
+time, which other work on the machine disturbs less. Videos are drawn, 256 frames
 of drifting noise at 340×256; `--videos` takes a folder of real ones instead.
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import h5py
@@ -35,22 +38,47 @@ CLIP = ClipConfig(num_frames=16, size=224, sampling="dense", frame_stride=4)
 ROUNDS = 5
 
 
-def alternate(ways: dict[str, Callable[[], int]]) -> dict[str, float]:
-    """Median items a second of each way, run in turn; the first round warms up."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+class Pace(NamedTuple):
+    """Medians over the rounds: items a second, and processor seconds an item, all processes together."""
+
+    rate: float
+    processor: float
+
+
+def alternate(ways: dict[str, Callable[[], int]]) -> dict[str, Pace]:
+    """The pace of each way, run in turn; the first round warms up."""
+    rounds: dict[str, list[Pace]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start, used = time.perf_counter(), processor_seconds()
             count = way()
-            rates[name].append(count / (time.perf_counter() - start))
-    return {name: statistics.median(values[1:]) for name, values in rates.items()}
+            seconds = time.perf_counter() - start
+            rounds[name].append(Pace(count / seconds, (processor_seconds() - used) / count))
+    return {
+        name: Pace(*map(statistics.median, zip(*paces[1:], strict=True))) for name, paces in rounds.items()
+    }
 
 
-def report(question: str, unit: str, rates: dict[str, float]) -> None:
+def report(question: str, unit: str, paces: dict[str, Pace]) -> None:
     print(question)
-    base = list(rates.values())[-1]
-    for name, rate in rates.items():
-        print(f"  {name:<44} {rate:8.1f} {unit}   {rate / base:5.2f}×")
+    base = list(paces.values())[-1]
+    for name, pace in paces.items():
+        print(
+            f"  {name:<38} {pace.rate:7.1f} {unit}s/s {pace.rate / base.rate:5.2f}×"
+            f"   {1000 * pace.processor:7.1f} processor ms a {unit} {base.processor / pace.processor:5.2f}×"
+        )
+
+
+def processes() -> list[str]:
+    """This process and its children, as /proc names them."""
+    children = Path("/proc/self/task").glob("*/children")
+    return ["self", *(pid for file in children for pid in file.read_text().split())]
+
+
+def processor_seconds() -> float:
+    """User and system time so far of this process and its living children."""
+    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes())
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
 class OneByOne(Dataset[torch.Tensor]):
@@ -108,7 +136,7 @@ def packed_views(records: list[VideoRecord], workers: int) -> None:
             "each view on its own (Pillow, float)": lambda: drain(theirs_loader, len(records)),
         }
     )
-    report(f"3 crops × 2 clips of 16 frames from packed videos, {workers} workers", "videos/s", rates)
+    report(f"3 crops × 2 clips of 16 frames from packed videos, {workers} workers", "video", rates)
 
 
 def packed_training(records: list[VideoRecord], workers: int) -> None:
@@ -123,7 +151,7 @@ def packed_training(records: list[VideoRecord], workers: int) -> None:
             "Pillow, float": lambda: drain(theirs_loader, len(records)),
         }
     )
-    report(f"training clips of 16 frames from packed videos, {workers} workers", "clips/s", rates)
+    report(f"training clips of 16 frames from packed videos, {workers} workers", "clip", rates)
 
 
 def sparse_read(path: Path) -> None:
@@ -145,7 +173,7 @@ def sparse_read(path: Path) -> None:
 
     report(
         "16 of 256 frames from an mp4",
-        "videos/s",
+        "video",
         alternate({"open_video().read": ours, "decoder alone": decoder_alone}),
     )
 
@@ -164,10 +192,8 @@ def memory(records: list[VideoRecord]) -> None:
 
 def resident_megabytes() -> float:
     """Proportional set size of this process and its children."""
-    children = Path("/proc/self/task").glob("*/children")
-    pids = ["self", *(pid for file in children for pid in file.read_text().split())]
     total = 0
-    for pid in pids:
+    for pid in processes():
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1])

@@ -57,16 +57,19 @@ class Batch:
     labels: (B, L) int64, one column a task; L is 0 where the split has no labels.
     index:  (B,) int64, rows of the dataset's record list.
     failures: (row, reason) of videos that should be here but could not be read (`data.on_error=skip`).
+    same:   (B, V) int64, for each view the first view of its video that holds the same frames; None where
+            nobody looked. Clips of a video shorter than a clip's span are the same.
     """
 
     frames: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
     failures: tuple[tuple[int, str], ...] = ()
+    same: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         frames, labels, index = (
             x.to(device, non_blocking=True) for x in (self.frames, self.labels, self.index)
         )
-        return Batch(frames, labels, index, self.failures)
+        return Batch(frames, labels, index, self.failures, self.same)

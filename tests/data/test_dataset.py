@@ -183,3 +183,29 @@ def test_a_manifest_is_compact_and_shared_with_workers() -> None:
     assert table.take([7, 3])[1] == table[3]
     # A worker that is not forked gets handles to the memory, not copies of it.
     assert len(ForkingPickler.dumps(table)) < 5_000
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(motion: Manifest) -> None:
+    dataset = VideoDataset(motion, CLIP)
+    first = dataset[0]
+    held, before, address = first.frames[0, 0, 1:], first.frames.clone(), first.frames.data_ptr()
+    del first
+    second = dataset[1]
+    assert second.frames.data_ptr() != address
+    assert torch.equal(held, before[0, 0, 1:])
+    address = second.frames.data_ptr()
+    del second
+    assert dataset[0].frames.data_ptr() == address
+    assert torch.equal(dataset[0].frames, before)
+
+
+def test_a_batch_knows_which_views_are_the_same(motion: Manifest) -> None:
+    """A video shorter than the span of a dense clip has one clip, a square one has one crop."""
+    clip = CLIP.model_copy(update={"sampling": "dense", "frame_stride": 2})
+    for stride, crops, expected in ((2, 2, [0, 0, 2, 2]), (9, 1, [0, 0]), (9, 2, [0, 0, 0, 0])):
+        dataset = VideoDataset(motion, clip.model_copy(update={"frame_stride": stride}), views=(crops, 2))
+        batch = dataset[0]
+        assert batch.same is not None
+        assert batch.same.tolist() == [expected]
+        for view, first in enumerate(expected):
+            assert torch.equal(batch.frames[0, view], batch.frames[0, first])

@@ -102,13 +102,14 @@ def test_equal_views_are_scored_once() -> None:
     listing, frames, labels = make(videos=3)
     frames[1, 2] = frames[1, 0]
     frames[2, 1:] = frames[2, 0]
-    frames[2, 3, -1, -1, -1, -1] += 1  # nearly equal is not equal
+    same = torch.tensor([[0, 1, 2, 3], [0, 1, 0, 3], [0, 0, 0, 0]])
     model = Pooled(3)
     with torch.no_grad():
         expected = model(frames.flatten(0, 1)).softmax(1).unflatten(0, (3, 4)).mean(1)
     model.passes.clear()
-    result = evaluate(model, batches(frames, labels, [[0, 1, 2]]), manifest=listing)
-    assert model.passes == [4 + 3 + 2]
+    batch = Batch(frames, labels, torch.arange(3), same=same)
+    result = evaluate(model, [batch], manifest=listing)
+    assert model.passes == [4 + 3 + 1]
     np.testing.assert_allclose(result.scores, expected, rtol=1e-5)
 
 

@@ -7,6 +7,7 @@ they are normalised and cut where the batch is used (with CUDA in the loader's p
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,7 +24,7 @@ from xvit.types import Batch
 class Parcel:
     """One video on its way.
 
-    frames:  (N, C, H, W) uint8; or float, normalised already.
+    frames:  (N, C, H, W) of 0 to 255, uint8 or float.
     clips:   (num_clips, T) rows of `frames`.
     corners: (top, left) of each size × size crop.
     erased:  a box of every crop that becomes 0.
@@ -39,20 +40,31 @@ class Parcel:
         size, views = clip.size, torch.from_numpy(out)
         normalised = torch.empty(self.frames.shape[1:])  # one frame's, which stays in the cache
         for number, frame in enumerate(self.frames):
-            wide = normalise(frame, clip, normalised) if frame.dtype == torch.uint8 else frame
-            for at, place in np.argwhere(self.clips == number).tolist():
+            places = np.argwhere(self.clips == number).tolist()
+            if len(places) * len(self.corners) == 1:  # straight to where it is wanted
+                (top, left), ((at, place),) = self.corners[0], places
+                normalise(frame[:, top : top + size, left : left + size], clip, views[at, place])
+                continue
+            normalise(frame, clip, normalised)
+            for at, place in places:
                 for crop, (top, left) in enumerate(self.corners):
                     view = views[at * len(self.corners) + crop, place]
-                    view.copy_(wide[:, top : top + size, left : left + size])
+                    view.copy_(normalised[:, top : top + size, left : left + size])
         if self.erased is not None:
             top, left, height, width = self.erased
             views[..., top : top + height, left : left + width] = 0
 
+    def same_views(self) -> list[int]:
+        """For each view the first one that is cut from the same pixels: itself, or one before it.
 
-def normalise(frames: torch.Tensor, clip: ClipConfig, out: torch.Tensor | None = None) -> torch.Tensor:
-    """uint8 (..., C, H, W) -> float32 (x/255 − mean)/std, contiguous, in `out` where that is given."""
-    if out is None:
-        out = torch.empty(frames.shape)
+        Clips of a video that is shorter than a clip's span hold the same frames.
+        """
+        cuts = [(row, corner) for row in self.clips.tolist() for corner in self.corners]
+        return [cuts.index(cut) for cut in cuts]
+
+
+def normalise(frames: torch.Tensor, clip: ClipConfig, out: torch.Tensor) -> torch.Tensor:
+    """(..., C, H, W) of 0 to 255 -> `out`, float32 (x/255 − mean)/std."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (clip.mean, clip.std))
     return out.copy_(frames).mul_(1 / (255 * std)).sub_(mean / std)
 
@@ -72,13 +84,38 @@ class Shipment:
         """The batch, in one block of fresh memory."""
         size = self.clip.size
         shape = (len(self.parcels), self.num_views, self.clip.num_frames, 3, size, size)
-        block = np.empty(shape, np.float32)  # numpy asks for huge pages, which torch does not
+        block = lend_block(shape)
         for parcel, out in zip(self.parcels, block, strict=True):
             parcel.unpack(self.clip, out)
-        return Batch(torch.from_numpy(block), self.labels, self.index, self.failures)
+        same = torch.tensor([parcel.same_views() for parcel in self.parcels], dtype=torch.int64)
+        same = same.view(len(self.parcels), self.num_views)
+        return Batch(torch.from_numpy(block), self.labels, self.index, self.failures, same)
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
         return _unpack, tuple(getattr(self, field.name) for field in fields(self))
+
+
+_spare: list[np.ndarray] = []
+
+
+def lend_block(shape: tuple[int, ...]) -> np.ndarray:
+    """Memory for a batch, float32: that of an earlier batch which nobody holds any more, or fresh memory.
+
+    The system clears fresh pages, which costs a third of what filling them does.
+    """
+    try:
+        block = _spare.pop()
+    except IndexError:  # another thread may have been faster
+        block = np.empty(0)
+    if block.shape != shape:
+        block = np.empty(shape, np.float32)  # numpy asks for huge pages, which torch does not
+    lent = block.view()
+    weakref.finalize(lent, _take_back, block).atexit = False
+    return lent
+
+
+def _take_back(block: np.ndarray) -> None:
+    _spare[:] = [block]
 
 
 def _unpack(*values: Any) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -20,6 +20,7 @@ from xvit.types import VideoInfo
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _JPEG = b"\xff\xd8"
+_READ_TOGETHER = 64  # encoded frames in memory
 KEY_MARK = "::"  # `file.h5::key` is one video of a file that holds many
 
 
@@ -30,7 +31,9 @@ class PictureStore(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self, number: int) -> bytes: ...
+    def load(self, numbers: Sequence[int]) -> Iterable[bytes]:
+        """The bytes of frames whose numbers rise."""
+        ...
 
     def close(self) -> None: ...
 
@@ -61,7 +64,7 @@ class PictureVideo:
             last = last if end_seconds is None else min(round(end_seconds * fps), last)
         if last <= self._first:
             raise VideoReadError(path, "no frames")
-        height, width = self._size(self._first)
+        height, width = self._size(0)
         self.info = VideoInfo(last - self._first, fps, height, width)
         if partial:
             self.info = VideoInfo(self._count_sound(), fps, height, width)
@@ -72,13 +75,15 @@ class PictureVideo:
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.info.num_frames:
             raise IndexError(f"{self.path} has frames 0 to {self.info.num_frames - 1}, asked for {wanted}")
         out = np.empty((len(wanted), self.info.height, self.info.width, 3), np.uint8)
-        rows: dict[int, int] = {}
+        first: dict[int, int] = {}
         for row, number in enumerate(wanted):
-            if number in rows:
-                out[row] = out[rows[number]]
-            else:
-                self._draw(number, out[row])
-            rows[number] = row
+            first.setdefault(number, row)
+        numbers = sorted(first)
+        for number, data in zip(numbers, self._load(numbers), strict=True):
+            self._draw(number, data, out[first[number]])
+        for row, number in enumerate(wanted):
+            if first[number] != row:
+                out[row] = out[first[number]]
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
     def close(self) -> None:
@@ -95,7 +100,7 @@ class PictureVideo:
         count = 0
         try:
             while count < self.info.num_frames:
-                self._decode(self._first + count)
+                self._decode(count, next(self._load([count])))
                 count += 1
         except VideoReadError:
             return count
@@ -103,28 +108,27 @@ class PictureVideo:
 
     def _size(self, number: int) -> tuple[int, int]:
         """Height and width of a stored frame; a JPEG's header says them."""
-        data = self._load(number)
+        (data,) = self._load([number])
         try:
             if data[:2] == _JPEG:
                 height, width = simplejpeg.decode_jpeg_header(data)[:2]
                 return height, width
         except ValueError as err:
             raise VideoReadError(self.path, f"frame {number} is not a picture: {err}") from err
-        height, width = self._decode(number).shape[:2]
+        height, width = self._decode(number, data).shape[:2]
         return height, width
 
-    def _draw(self, number: int, out: np.ndarray) -> None:
+    def _draw(self, number: int, data: bytes, out: np.ndarray) -> None:
         """Write a frame to (H, W, 3); another size than the first frame's is scaled to it."""
-        pixels = self._decode(self._first + number, out)
+        pixels = self._decode(number, data, out)
         if np.may_share_memory(pixels, out):
             return
         if pixels.shape != out.shape:
             pixels = np.asarray(Image.fromarray(pixels).resize(out.shape[1::-1], Image.Resampling.BILINEAR))
         out[:] = pixels
 
-    def _decode(self, number: int, out: np.ndarray | None = None) -> np.ndarray:
+    def _decode(self, number: int, data: bytes, out: np.ndarray | None = None) -> np.ndarray:
         """The pixels of a stored frame, in `out` itself where they fit."""
-        data = self._load(number)
         self.decoded_frames += 1
         try:
             if data[:2] == _JPEG:
@@ -134,11 +138,15 @@ class PictureVideo:
         except (ValueError, OSError, SyntaxError) as err:
             raise VideoReadError(self.path, f"frame {number} is not a picture: {err}") from err
 
-    def _load(self, number: int) -> bytes:
-        try:
-            return self._store.load(number)
-        except OSError as err:
-            raise VideoReadError(self.path, f"frame {number} cannot be read: {err}") from err
+    def _load(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """The bytes of frames whose numbers rise, read a few dozen at a time."""
+        for start in range(0, len(numbers), _READ_TOGETHER):
+            some = numbers[start : start + _READ_TOGETHER]
+            try:
+                yield from self._store.load([self._first + number for number in some])
+            except OSError as err:
+                where = f"frames {some[0]} to {some[-1]}" if len(some) > 1 else f"frame {some[0]}"
+                raise VideoReadError(self.path, f"{where} cannot be read: {err}") from err
 
 
 class PackedStore:
@@ -166,10 +174,10 @@ class PackedStore:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def load(self, number: int) -> bytes:
-        """The bytes of a frame."""
-        frame = self._frames[number]
-        return frame.tobytes() if isinstance(frame, np.ndarray) else bytes(frame)
+    def load(self, numbers: Sequence[int]) -> Iterable[bytes]:
+        """The bytes of frames, from one reading: each call into HDF5 costs as much as a few kilobytes."""
+        frames = self._frames[list(numbers)]
+        return (frame.tobytes() if isinstance(frame, np.ndarray) else bytes(frame) for frame in frames)
 
     def close(self) -> None:
         """Close the file."""
@@ -191,9 +199,9 @@ class FolderStore:
     def __len__(self) -> int:
         return len(self._files)
 
-    def load(self, number: int) -> bytes:
-        """The bytes of a frame."""
-        return self._files[number].read_bytes()
+    def load(self, numbers: Sequence[int]) -> Iterable[bytes]:
+        """The bytes of frames."""
+        return (self._files[number].read_bytes() for number in numbers)
 
     def close(self) -> None:
         """Nothing is held open."""

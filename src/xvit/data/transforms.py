@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from xvit.config import AugmentConfig, ClipConfig
 from xvit.data.augment import autoaugment, color_jitter, randaugment
 from xvit.data.crops import erase_box, train_box, view_corners
-from xvit.data.parcel import Parcel, normalise
+from xvit.data.parcel import Parcel
 from xvit.errors import ConfigError
 
 
@@ -71,8 +71,8 @@ class ViewTransform:
         """uint8 frames (N, C, H, W), clips (num_clips, T) rows of them -> the views of a video."""
         size = self.clip.size
         released = self.clip.clip_position == "released"
-        if released:  # NOTE(parity): resized after normalising, without antialiasing
-            frames = normalise(frames, self.clip)
+        if released:  # NOTE(parity): resized as floats, without antialiasing
+            frames = frames.float()
         frames = resize_short_side(frames, size, antialias=not released)
         height, width = frames.shape[-2:]
         return Parcel(frames, clips, view_corners(height, width, size, self.num_crops))

@@ -89,7 +89,7 @@ def evaluate(
                 if len(batch.index):
                     batch = batch.to(device)
                     order = range(batch.frames.shape[1]) if view_order is None else view_order
-                    means, used = _running_means(view_scores, batch.frames, order, sizes, stop_margin)
+                    means, used = _running_means(view_scores, batch, order, sizes, stop_margin)
                     parts.append(_scored(batch, means, used, sizes, combine))
                     if on_scored:
                         on_scored(parts[-1])
@@ -119,7 +119,7 @@ def view_order(num_crops: int, num_clips: int) -> list[int]:
 
 def _running_means(
     view_scores: Callable[[Tensor], Tensor],
-    frames: Tensor,
+    batch: Batch,
     order: Sequence[int],
     sizes: Sequence[int],
     stop_margin: float | None,
@@ -128,11 +128,15 @@ def _running_means(
 
     Where a video stopped early, its last mean stands for the rest.
     """
-    videos, views = len(frames), len(order)
+    frames, videos, views = batch.frames, len(batch.index), len(order)
     if stop_margin is None:
-        chosen, place = _distinct_views(frames)
         flat = frames.flatten(0, 1)
-        each = view_scores(flat if len(chosen) == len(flat) else flat[chosen])[place]
+        if batch.same is None:
+            each = view_scores(flat)
+        else:
+            first = batch.same + torch.arange(videos)[:, None] * batch.same.shape[1]
+            distinct, place = first.flatten().unique(return_inverse=True)
+            each = view_scores(flat if len(distinct) == len(flat) else flat[distinct])[place]
         each = each.unflatten(0, frames.shape[:2])[:, list(order)]
         counts = torch.arange(1, views + 1, device=each.device)
         return each.cumsum(1) / counts[:, None], torch.full((videos,), views)
@@ -148,25 +152,6 @@ def _running_means(
             undecided = undecided & (_lead(mean, sizes) < stop_margin)
         means.append(mean)
     return torch.stack(means, 1), used
-
-
-def _distinct_views(frames: Tensor) -> tuple[list[int], list[int]]:
-    """Numbers (of B·V) of the views unlike all earlier ones of their video; each view's place in them.
-
-    Clips of a video that is shorter than a clip's span hold the same frames; they are scored once.
-    """
-    marks = frames.flatten(2)[:, :, ::997].double().sum(-1).tolist()
-    chosen: list[int] = []
-    place: list[int] = []
-    for video, row in enumerate(marks):
-        start = len(place)
-        for view, mark in enumerate(row):
-            same = (u for u in range(view) if row[u] == mark)
-            equal = next((u for u in same if torch.equal(frames[video, u], frames[video, view])), None)
-            place.append(len(chosen) if equal is None else place[start + equal])
-            if equal is None:
-                chosen.append(start + view)
-    return chosen, place
 
 
 def _lead(scores: Tensor, sizes: Sequence[int]) -> Tensor:

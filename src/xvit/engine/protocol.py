@@ -187,7 +187,8 @@ def _renumbered(loader: Iterable[Batch], rows: np.ndarray) -> Iterator[Batch]:
     """Batches of some of a list's rows, numbered as in the whole list."""
     for batch in loader:
         failures = tuple((int(rows[row]), reason) for row, reason in batch.failures)
-        yield Batch(batch.frames, batch.labels, torch.from_numpy(rows[batch.index.numpy()]), failures)
+        index = torch.from_numpy(rows[batch.index.numpy()])
+        yield dataclasses.replace(batch, index=index, failures=failures)
 
 
 def _circumstances(command: str) -> dict[str, Any]:
