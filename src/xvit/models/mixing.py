@@ -180,13 +180,20 @@ class SpaceTimeAttention(Attention):
         batch, frames, tokens, _ = x.shape
         if self.memory is None:
             _check_group(frames, self._group)
-        query, key, value = self._project(x)
-        if self.summary_from is not None:
-            key, value = self._add_summaries(x, key, value)
-        query, key = self.q_norm(query), self.k_norm(key)
+        query, key, value = self.attention_inputs(x)
         y = self._attend(query, key, value, attn_mask, is_causal)
         y = self.norm(y.reshape(batch, frames, tokens, self.attn_dim))
         return self.proj_drop(self.proj(y))
+
+    def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mixed query, key and value of x (B, T, N, C) that attention is computed from.
+
+        Each (B, T, N, heads, d); key and value are longer by T where there are summaries.
+        """
+        query, key, value = self._project(x)
+        if self.summary_from is not None:
+            key, value = self._add_summaries(x, key, value)
+        return self.q_norm(query), self.k_norm(key), value
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """The mixed query, key and value of x (B, T, N, C), each (B, T, N, heads, d)."""

@@ -119,10 +119,10 @@ def _short_count(number: float) -> str:
     return f"{number:.3g}"
 
 
-def data_uri(frame: NDArray[np.uint8]) -> str:
-    """A frame (C, H, W) uint8 as a small picture inside the page."""
+def data_uri(frame: NDArray[np.uint8], side: int = SHOWN_SIDE) -> str:
+    """A frame (C, H, W) uint8 as a picture inside the page, at most `side` pixels wide and high."""
     image = Image.fromarray(np.ascontiguousarray(np.moveaxis(frame, 0, -1)))
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    image.thumbnail((side, side))
     kind, options = ("png", {"optimize": True}) if max(image.size) <= PNG_SIDE else ("jpeg", {"quality": 80})
     file = io.BytesIO()
     image.save(file, kind, **options)
