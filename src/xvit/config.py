@@ -218,7 +218,7 @@ class TrainConfig(_Section):
     checkpoint_every: Positive | None = None
     keep_last: Positive = 2
     released_every: Positive | None = None
-    best_metric: Literal["top1", "top5"] = "top1"
+    best_metric: Literal["top1", "top5", "map"] = "top1"
     resume: Literal["auto", "never"] = "never"
     trackers: tuple[str, ...] = ()
 

@@ -14,7 +14,8 @@ class VideoRecord:
     """One labelled video, or a segment of one, as a manifest lists it.
 
     `video_id` is unique in the list. `path` is a video file, a packed h5 (optionally `file.h5::key`) or a
-    folder of frames. `labels` has one class index per task and is empty where the split has no labels.
+    folder of frames. `labels` has one class index per task and is empty where the split has no labels; with
+    one task it may have several, filled up with -1 to the most that a video of the list has.
     `start_seconds` and `end_seconds` bound a segment (None: the video's own ends). `fps` is the frame rate
     where the list knows it, above all for frames stored as pictures.
     """
@@ -54,7 +55,8 @@ class Batch:
     """Videos ready for the model.
 
     frames: (B, V, T, C, H, W) float, normalised; V views (clips × crops, clips outermost) of each video.
-    labels: (B, L) int64, one column a task; L is 0 where the split has no labels.
+    labels: (B, L) int64, one column a task; L is 0 where the split has no labels. With one task and several
+            labels a video as many columns as a video may have, filled up with -1.
     index:  (B,) int64, rows of the dataset's record list.
     failures: (row, reason) of videos that should be here but could not be read (`data.on_error=skip`).
     same:   (B, V) int64, for each view the first view of its video that holds the same frames; None where

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -80,6 +85,40 @@ def test_a_second_run_keeps_what_the_first_finished(source: Path, tmp_path: Path
     assert (tmp_path / "val.csv").read_text() == lists
     with pytest.raises(DatasetError, match=r"other settings \(quality=90 there, 50 now\)"):
         pack(val, tmp_path, PackSettings(quality=50))
+
+
+@pytest.mark.parametrize("shard_size", [1, 9])
+def test_a_killed_run_is_continued(tmp_path: Path, shard_size: int) -> None:
+    """Sources of what was finished are gone at the second run, so that nothing of it can be done again."""
+    root, output = tmp_path / "videos", tmp_path / "packed"
+    write_motion_set(root, size=160, num_frames=60, train_per_class=3, val_per_class=1)
+    command = [sys.executable, "-m", "xvit", "data", "pack", str(root), str(output), "--split", "train"]
+    command += ["--workers", "1", "--shard-size", str(shard_size)]
+    run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(finished := sorted(output.rglob("*.h5"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.002)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    finished = sorted(output.rglob("*.h5"))
+    assert 2 <= len(finished) < 18
+    assert not (output / "train.csv").exists()
+    for file in finished:
+        with h5py.File(file) as h5:  # whole, or it would not open
+            (root / h5[next(iter(h5))].attrs["source"]).write_bytes(b"gone")
+    stamps = [file.stat().st_mtime_ns for file in finished]
+    assert pack(manifest(root), output, PackSettings(shard_size=shard_size), workers=1) == []
+    packed = manifest(output)
+    assert len(packed.records) == 18
+    for record in packed.records:
+        with open_video(record.path) as video:
+            assert len(video.read(range(60))) == 60
+    if shard_size == 1:
+        assert [file.stat().st_mtime_ns for file in finished] == stamps
+    assert len(list(output.rglob("*.h5"))) == 18 / shard_size
+    assert not [*output.rglob("*.part"), *output.rglob("*.parts")]
 
 
 def test_stride_scales_the_rate(source: Path, tmp_path: Path) -> None:

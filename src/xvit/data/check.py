@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from xvit.config import DataConfig
-from xvit.data.lists import quoted
+from xvit.data.lists import joined, quoted
 from xvit.data.manifest import load_manifest
 from xvit.data.pack import file_digest
 from xvit.data.pyav import VideoFile
@@ -132,7 +132,8 @@ def _labels(split: str, manifest: Manifest) -> Iterator[Finding]:
     if split == "test" and not any(record.labels for record in manifest.records[:1]):
         return
     for task, names in enumerate(manifest.classes):
-        counts = Counter(record.labels[task] for record in manifest.records)
+        columns = slice(task, task + 1) if len(manifest.classes) > 1 else slice(None)
+        counts = Counter(label for record in manifest.records for label in record.labels[columns])
         for label, name in enumerate(names):
             if not counts[label] and split == "train":
                 yield Finding("label gap", split, name, f"no video has label {label}")
@@ -147,9 +148,10 @@ def _class_names(split: str, manifest: Manifest) -> Iterator[Finding]:
     known = set(manifest.classes[0])
     for record in manifest.records:
         folder = Path(record.video_id).parent.name
-        if record.labels and folder in known and folder != manifest.classes[0][record.labels[0]]:
-            name = manifest.classes[0][record.labels[0]]
-            yield Finding("wrong class name", split, record.video_id, f"label {record.labels[0]} is {name!r}")
+        names = [manifest.classes[0][label] for label in record.labels if label >= 0]
+        if names and folder in known and folder not in names:
+            detail = f"label {joined(record.labels)} is {', '.join(map(repr, names))}"
+            yield Finding("wrong class name", split, record.video_id, detail)
 
 
 def _shared(
@@ -185,10 +187,11 @@ def write_lists(findings: Iterable[Finding], manifests: dict[str, Manifest], out
     output.mkdir(parents=True, exist_ok=True)
     broken = {(f.split, f.name) for f in findings if f.kind in BROKEN}
     for split, manifest in manifests.items():
-        if any(len(record.labels) > 1 or record.start_seconds is not None for record in manifest.records[:1]):
-            raise DatasetError("lists of segments or of several labels cannot be written as `path label`")
+        several = len(manifest.classes) > 1
+        if several or any(record.start_seconds is not None for record in manifest.records[:1]):
+            raise DatasetError("lists of segments or of several tasks cannot be written as `path label`")
         lines = [
-            " ".join([quoted(str(Path(record.path).absolute())), *map(str, record.labels)])
+            f"{quoted(str(Path(record.path).absolute()))} {joined(record.labels)}".rstrip()
             for record in manifest.records
             if (split, record.video_id) not in broken
         ]

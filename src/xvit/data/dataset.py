@@ -112,7 +112,8 @@ class VideoDataset(Dataset[Batch]):
         parcel, flipped = self._train(frames, clips, rng)
         labels = record.labels
         if flipped:
-            labels = tuple(swap.get(label, label) for swap, label in zip(self._swaps, labels, strict=True))
+            swaps = self._swaps if len(self._swaps) > 1 else self._swaps * len(labels)
+            labels = tuple(swap.get(label, label) for swap, label in zip(swaps, labels, strict=True))
         return parcel, labels
 
     def _decode(

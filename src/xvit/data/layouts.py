@@ -60,21 +60,26 @@ def read_csv(root: Path, split: str) -> Split:
     train_file = root / "train.csv"
     train = read_list(train_file) if split != "train" and train_file.is_file() else found
     named = root / "classes.txt"
-    known = max(train.labels, default=-1) + 1
+    known = _count(train)
     if named.is_file():
         names = read_class_names(named)
         _check_labels(found, len(names), f"{named.name} names {len(names)} classes")
     elif known:
         names = names_from_folders(train, known)
     else:
-        names = numbered(max(found.labels, default=-1) + 1)
+        names = numbered(_count(found))
     if train is not found:
-        _check_known(found, set(train.labels))
-    return Split(RecordTable(root, found.paths, found.label_array()), (names,))
+        _check_known(found, {label for _, label in train.row_labels()})
+    labels = found.label_array(columns=2 if train.more else 1)
+    return Split(RecordTable(root, found.paths, labels), (names,))
+
+
+def _count(found: VideoList) -> int:
+    return max((label for _, label in found.row_labels()), default=-1) + 1
 
 
 def _check_labels(found: VideoList, count: int, because: str) -> None:
-    for row, label in enumerate(found.labels):
+    for row, label in found.row_labels():
         if label >= count:
             raise DatasetError(
                 f"{found.where(row)}: label {label} is too large: {because} (0 to {count - 1})"
@@ -82,7 +87,7 @@ def _check_labels(found: VideoList, count: int, because: str) -> None:
 
 
 def _check_known(found: VideoList, known: set[int]) -> None:
-    for row, label in enumerate(found.labels):
+    for row, label in found.row_labels():
         if label not in known:
             raise DatasetError(f"{found.where(row)}: label {label} does not occur in train.csv")
 

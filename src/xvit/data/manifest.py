@@ -94,11 +94,12 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
     records = found.records
     labels = records.labels.numpy().copy()
     names = list(classes)
-    if labels.shape[1] and labels.shape[1] != len(classes):
-        raise DatasetError(f"{root}: {labels.shape[1]} labels a video, the model has {len(classes)} tasks")
-    for task in range(labels.shape[1]):
+    if len(found.classes) != len(classes) and labels.shape[1]:
+        raise DatasetError(f"{root}: {len(found.classes)} tasks here, the model has {len(classes)} tasks")
+    for task in range(len(classes) if labels.shape[1] else 0):
         own, wanted = found.classes[task], classes[task]
-        present = np.unique(labels[:, task])
+        columns = labels[:, [task]] if len(classes) > 1 else labels
+        present = np.unique(columns[columns >= 0])
         if own == wanted:
             continue
         if _only_numbers(own) or _only_numbers(wanted):
@@ -113,8 +114,9 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
             raise DatasetError(
                 f"{root}: the class {missing[0]!r} is not among the model's {len(wanted)} classes"
             )
-        table = np.array([place.get(name, -1) for name in own], np.int32)
-        labels[:, task] = table[labels[:, task]]
+        table = np.array([*(place.get(name, -1) for name in own), -1], np.int32)  # -1 stays -1
+        columns = table[columns]
+        labels[:, task : task + columns.shape[1]] = columns
     return Split(records.with_labels(labels), tuple(names), found.missing)
 
 

@@ -1,7 +1,8 @@
 """Videos -> h5 files of JPEG frames, in the layout the released code reads.
 
 OUT/seq_h5/<split>/<id>.h5    one key, a list of JPEG byte strings; attributes: fps, source, its hash and size
-OUT/annotations/<split>.txt   `path,num_frames,label`, and annotation/<split>_fps.txt, `path,fps`
+OUT/annotations/<split>.txt   `path,num_frames,label`, and annotation/<split>_fps.txt, `path,fps`; not with
+                              several labels a video
 OUT/<split>.csv, classes.txt  the same as `path label`
 OUT/failures.csv              what could not be packed, and why
 With shards, OUT/seq_h5/<split>/shard-00000.h5 holds many videos, each under its id; the csv says `file::id`.
@@ -13,6 +14,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -23,7 +25,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from xvit.data.lists import quoted
+from xvit.data.lists import joined, quoted
 from xvit.data.pictures import KEY_MARK
 from xvit.data.records import Manifest
 from xvit.data.transforms import resize_short_side
@@ -87,7 +89,7 @@ def pack(
 ) -> list[tuple[str, str]]:
     """Pack one split into `output` and return what failed, as (video_id, reason).
 
-    Files that an earlier, interrupted run finished are kept. `on_done(n)` hears of every n videos done.
+    Videos that an earlier, interrupted run finished are kept. `on_done(n)` hears of every n videos done.
     Raises DatasetError where `output` was packed with other settings.
     """
     settings = settings or PackSettings()
@@ -141,34 +143,62 @@ def _keys(manifest: Manifest) -> list[str]:
 
 
 def _pack_file(job: _Job, settings: PackSettings) -> _Done:
-    """Write one h5 beside its place and move it there when it is whole."""
-    if job.target.exists():
+    """Write one h5. The videos of a shard are finished one by one in a folder beside it and joined at last,
+    so that a kill costs no more than the video it comes in."""
+    if len(job.rows) > 1 and job.target.exists():
         return _found(job)
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = job.target.with_suffix(".h5.part")
     packed, failed = [], []
-    with h5py.File(unfinished, "w") as file:
-        for row, record, key in zip(job.rows, job.records, job.keys, strict=True):
-            name = key.rpartition("/")[2] if len(job.rows) == 1 else key.replace("/", "|")
-            try:
-                count, fps = _pack_video(file, name, record, settings)
-            except VideoReadError as err:
-                failed.append((row, err.reason))
-            else:
-                packed.append(PackedVideo(row, name, count, fps))
-    if packed:
-        os.replace(unfinished, job.target)
-    else:
-        unfinished.unlink()
+    parts = job.target.with_suffix(".parts")
+    for row, record, key in zip(job.rows, job.records, job.keys, strict=True):
+        name = _name(job, key)
+        try:
+            place = job.target if len(job.rows) == 1 else parts / f"{name}.h5"
+            packed.append(_pack_alone(place, row, name, record, settings))
+        except VideoReadError as err:
+            failed.append((row, err.reason))
+    if len(job.rows) > 1:
+        if packed:
+            _join(parts, packed, job.target)
+        shutil.rmtree(parts)
     return _Done(job.target, packed, failed)
 
 
+def _pack_alone(place: Path, row: int, name: str, record: VideoRecord, settings: PackSettings) -> PackedVideo:
+    """One video in a file of its own, which appears whole; kept where it is there. Raises VideoReadError."""
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = place.with_name(place.name + ".part")
+        try:
+            with h5py.File(unfinished, "w") as file:
+                _pack_video(file, name, record, settings)
+        except VideoReadError:
+            unfinished.unlink()
+            raise
+        os.replace(unfinished, place)
+    with h5py.File(place) as file:
+        return PackedVideo(row, name, len(file[name]), file[name].attrs.get("fps"))
+
+
+def _join(parts: Path, packed: list[PackedVideo], target: Path) -> None:
+    unfinished = target.with_name(target.name + ".part")
+    with h5py.File(unfinished, "w") as shard:
+        for video in packed:
+            with h5py.File(parts / f"{video.key}.h5") as file:
+                file.copy(video.key, shard)
+    os.replace(unfinished, target)
+
+
+def _name(job: _Job, key: str) -> str:
+    """The key of a video inside its h5."""
+    return key.rpartition("/")[2] if len(job.rows) == 1 else key.replace("/", "|")
+
+
 def _found(job: _Job) -> _Done:
-    """What a finished file of an earlier run holds."""
+    """What a finished shard of an earlier run holds."""
     packed, failed = [], []
     with h5py.File(job.target) as file:
         for row, key in zip(job.rows, job.keys, strict=True):
-            name = key.rpartition("/")[2] if len(job.rows) == 1 else key.replace("/", "|")
+            name = _name(job, key)
             if name in file:
                 packed.append(PackedVideo(row, name, len(file[name]), file[name].attrs.get("fps")))
             else:
@@ -176,10 +206,8 @@ def _found(job: _Job) -> _Done:
     return _Done(job.target, packed, failed)
 
 
-def _pack_video(
-    file: h5py.File, name: str, record: VideoRecord, settings: PackSettings
-) -> tuple[int, float | None]:
-    """Add one video under `name`; returns its frames and rate. Raises VideoReadError."""
+def _pack_video(file: h5py.File, name: str, record: VideoRecord, settings: PackSettings) -> None:
+    """Add one video under `name`. Raises VideoReadError."""
     with open_record(record) as video:
         info = video.info
         numbers = range(0, info.num_frames, settings.stride)
@@ -194,13 +222,11 @@ def _pack_video(
     frames_set = file.create_dataset(name, (len(encoded),), h5py.vlen_dtype(np.uint8))
     for i, data in enumerate(encoded):
         frames_set[i] = data
-    fps = None if info.fps is None else info.fps / settings.stride
     frames_set.attrs.update({"source": record.video_id, "height": info.height, "width": info.width})
-    if fps is not None:
-        frames_set.attrs["fps"] = fps
+    if info.fps is not None:
+        frames_set.attrs["fps"] = info.fps / settings.stride
     if os.path.isfile(record.path):
         frames_set.attrs["source_sha256"] = file_digest(record.path)
-    return len(encoded), fps
 
 
 def file_digest(path: str | Path) -> str:
@@ -216,13 +242,13 @@ def _write_lists(output: Path, manifest: Manifest, done: list[_Done], *, one_fil
         path = target.relative_to(output).as_posix()
         labels = manifest.records[row].labels
         listed = path if one_file_a_video else f"{path}{KEY_MARK}{video.key}"
-        rows.append(" ".join([quoted(listed), *map(str, labels)]))
+        rows.append(f"{quoted(listed)} {joined(labels)}".rstrip())
         short = target.relative_to(output / "seq_h5" / manifest.split).with_suffix("").as_posix()
         released.append(f"{short},{video.num_frames},{labels[0] if labels else 0}")
         if video.fps is not None:
             rates.append(f"{short},{video.fps:g}")
     lists = {f"{manifest.split}.csv": rows, "classes.txt": list(manifest.classes[0])}
-    if one_file_a_video:
+    if one_file_a_video and len(manifest.records[0].labels) <= 1:  # that layout has one label a video
         lists[f"annotations/{manifest.split}.txt"] = released
         lists[f"annotation/{manifest.split}_fps.txt"] = rates
     for name, lines in lists.items():

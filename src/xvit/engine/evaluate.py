@@ -49,7 +49,8 @@ def evaluate(
 
     manifest:       the list that `Batch.index` points into; None is `loader.dataset.manifest`.
     model:          (n, T, C, H, W) -> logits (n, K); K is the sum over tasks of `manifest.classes`.
-    combine:        "probabilities" averages the views' softmaxes, "logits" adds up raw logits.
+    combine:        "probabilities" averages the views' softmaxes (sigmoids where videos have several labels),
+                    "logits" adds up raw logits.
     clips_per_pass: most views in one forward pass; None passes a whole batch, B·V, at once.
     view_order:     the order in which a video's views are looked at; None is the tensor's.
     stop_margin:    leave out a video's remaining views once its leader is this far ahead of the second, in
@@ -71,13 +72,17 @@ def evaluate(
     sizes = [len(names) for names in manifest.classes]
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
 
+    several = False  # labels a video
+
     def view_scores(clips: Tensor) -> Tensor:
         """(n, T, C, H, W) -> what is added up over views: (n, K)."""
         with autocast():
             logits = torch.cat([model(chunk) for chunk in clips.split(clips_per_pass or len(clips))]).float()
         if logits.shape[1] != sum(sizes):
             raise ValueError(f"the model scores {logits.shape[1]} classes, the data has {sum(sizes)}")
-        return logits if combine == "logits" else torch.cat([x.softmax(1) for x in logits.split(sizes, 1)], 1)
+        if combine == "logits":
+            return logits
+        return logits.sigmoid() if several else torch.cat([x.softmax(1) for x in logits.split(sizes, 1)], 1)
 
     parts, failures = list(earlier), dict[int, str]()
     start, was_training = time.perf_counter(), model.training
@@ -88,6 +93,7 @@ def evaluate(
                 failures.update(batch.failures)
                 if len(batch.index):
                     batch = batch.to(device)
+                    several = batch.labels.shape[1] > len(sizes)
                     order = range(batch.frames.shape[1]) if view_order is None else view_order
                     means, used = _running_means(view_scores, batch, order, sizes, stop_margin)
                     parts.append(_scored(batch, means, used, sizes, combine))

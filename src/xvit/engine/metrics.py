@@ -46,6 +46,11 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
+def sigmoid(logits: Floats) -> NDArray[np.float64]:
+    """A probability for every class by itself, in float64."""
+    return 0.5 * (1 + np.tanh(np.asarray(logits, np.float64) / 2))
+
+
 def label_ranks(scores: Floats, labels: Ints) -> NDArray[np.int64]:
     """How many classes stand before the true one: (N,) with 0 for the leader.
 

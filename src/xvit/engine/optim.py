@@ -73,8 +73,12 @@ def classification_loss(
 ) -> Tensor:
     """Cross entropy, summed over tasks; of a blend, the weighted mean over own and partners' labels.
 
-    logits: (B, sum(num_classes)) float; labels: (B, len(num_classes)) int64. Returns a scalar.
+    logits: (B, sum(num_classes)) float; labels: (B, len(num_classes)) int64. Returns a scalar. With one task
+    labels may have more columns, the several labels of a video filled up with -1: then it is binary cross
+    entropy, the mean over videos and classes, and smoothing draws targets towards one half.
     """
+    if labels.shape[1] > len(num_classes):
+        return _several_labels_loss(logits, labels, label_smoothing, blend)
     loss = logits.new_zeros(())
     for task_logits, target in zip(logits.split(list(num_classes), dim=1), labels.unbind(1), strict=True):
         task_loss = F.cross_entropy(task_logits, target, label_smoothing=label_smoothing)
@@ -83,6 +87,14 @@ def classification_loss(
             task_loss = blend.weight * task_loss + (1 - blend.weight) * other
         loss = loss + task_loss
     return loss
+
+
+def _several_labels_loss(logits: Tensor, labels: Tensor, smoothing: float, blend: Blend | None) -> Tensor:
+    padded = logits.new_zeros(logits.shape[0], logits.shape[1] + 1)  # -1 lands in the last column
+    targets = padded.scatter(1, labels % padded.shape[1], 1.0)[:, :-1]
+    if blend is not None:
+        targets = blend.weight * targets + (1 - blend.weight) * targets[blend.partner]
+    return F.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / 2)
 
 
 def learning_rate(epoch: float, config: TrainConfig) -> float:

@@ -43,7 +43,7 @@ def results(
     if not evaluation.video_id or not evaluation.labels.shape[1]:
         return found
     tasks = found["tasks"]
-    if len(evaluation.classes) == 1 and evaluation.labels.shape[1] > 1:
+    if evaluation.several_labels:
         return {**found, "tasks": {"class": _several_labels(evaluation, top_k, numbers)}}
     for task, name in enumerate(task_names(evaluation)):
         tasks[name] = _task(evaluation, task, top_k, numbers)
@@ -157,9 +157,7 @@ def _several_labels(
     evaluation: Evaluation, top_k: Sequence[int], groups: NDArray[np.int64] | None
 ) -> dict[str, Any]:
     names = evaluation.classes[0]
-    positive = np.zeros(evaluation.scores.shape, bool)
-    rows, columns = np.nonzero(evaluation.labels >= 0)
-    positive[rows, evaluation.labels[rows, columns]] = True
+    positive = evaluation.positive()
     each = [metrics.average_precision(evaluation.scores[:, k], positive[:, k]) for k in range(len(names))]
     return {
         "map": float(np.nanmean(each)),

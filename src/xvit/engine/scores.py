@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xvit.engine.metrics import LAST, label_ranks, pair_ranks, softmax
+from xvit.engine.metrics import LAST, label_ranks, mean_average_precision, pair_ranks, sigmoid, softmax
 from xvit.errors import DatasetError
 from xvit.types import VideoRecord
 
@@ -82,25 +82,43 @@ class Evaluation:
         return np.max([label_ranks(part, label) for part, label in each], axis=0)
 
     def summary(self) -> dict[str, float]:
-        """`videos` and `missing` (counts), and where there are labels `top1` and `top5` (shares)."""
+        """`videos` and `missing` (counts); with labels `top1` and `top5` (shares), with several `map`."""
         counts: dict[str, float] = {"videos": len(self.video_id), "missing": len(self.missing)}
         if not self.video_id or not self.labels.shape[1]:
             return counts
         ranks = self.ranks()
-        return {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean()), **counts}
+        shares = {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+        if self.several_labels:
+            shares["map"] = mean_average_precision(self.scores, self.positive())
+        return {**shares, **counts}
+
+    def positive(self) -> NDArray[np.bool_]:
+        """(N, K) which classes a video of several labels has."""
+        table = np.zeros((len(self.labels), self.scores.shape[1] + 1), bool)  # -1 lands in the last column
+        np.put_along_axis(table, self.labels, True, axis=1)
+        return table[:, :-1]
 
     @property
     def num_views(self) -> int:
         return self.margins.shape[1]
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a video may have several labels of the one task."""
+        return self.labels.shape[1] > len(self.classes) == 1
 
     def by_task(self, scores: NDArray[np.floating]) -> list[NDArray[np.floating]]:
         """(N, K) cut into the tasks' (N, K_task)."""
         return np.split(scores, np.cumsum([len(names) for names in self.classes])[:-1], axis=1)
 
     def probabilities(self) -> list[NDArray[np.float64]]:
-        """Each task's (N, K_task) probabilities; summed logits are averaged over views before the softmax."""
+        """Each task's (N, K_task) probabilities; summed logits are averaged over views before the softmax.
+
+        With several labels a video every class has a probability of its own.
+        """
         if self.combine == "logits":
-            return [softmax(scores / max(self.num_views, 1)) for scores in self.by_task(self.scores)]
+            squash = sigmoid if self.several_labels else softmax
+            return [squash(scores / max(self.num_views, 1)) for scores in self.by_task(self.scores)]
         return [scores.astype(np.float64) for scores in self.by_task(self.scores)]
 
 

@@ -312,8 +312,9 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
             f"{config.data.root}: only one class, {name!r}: is this the folder above the classes?"
         )
     for task, names in enumerate(train_list.classes):
-        known = {record.labels[task] for record in train_list.records}
-        unseen = {record.labels[task] for record in val_list.records if record.labels} - known
+        columns = slice(task, task + 1) if len(train_list.classes) > 1 else slice(None)
+        known = {label for record in train_list.records for label in record.labels[columns]}
+        unseen = {label for record in val_list.records for label in record.labels[columns]} - known - {-1}
         if unseen:
             raise DatasetError(
                 f"{config.data.root}: the class {names[min(unseen)]!r} is in val but not in train"

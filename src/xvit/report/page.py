@@ -51,6 +51,8 @@ def filmstrip(evaluation: Evaluation, row: int, frames: NDArray[np.uint8], task:
     names, shares = evaluation.classes[task], evaluation.probabilities()[task][row]
     best = np.argsort(-shares, kind="stable")[:5]
     label = names[evaluation.labels[row, task]] if evaluation.labels.shape[1] else None
+    if evaluation.several_labels and best[0] in evaluation.labels[row]:
+        label = names[best[0]]  # of several labels the one that was found
     scores = tuple((names[k], float(shares[k])) for k in best)
     return Filmstrip(evaluation.video_id[row], frames, label, scores)
 
