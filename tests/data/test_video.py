@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from xvit.data import open_video
 from xvit.data.pyav import VideoFile
+from xvit.data.synth import write_video
 from xvit.errors import VideoReadError
 
 EXPECTED = Path(__file__).parents[3] / "shared" / "videos" / "odd" / "expected.csv"
@@ -114,3 +116,31 @@ def test_missing_file_folder_and_text(tmp_path: Path) -> None:
         open_video(tmp_path / "none.mp4")
     with pytest.raises(VideoReadError, match="not a readable video"):
         open_video(tmp_path / "text.mp4")
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)],
+)
+def test_every_display_matrix(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Stored pixel (x, y) is shown at (ax + cy, bx + dy), moved into the picture."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    write_video(plain, np.stack([picture] * 3))
+    data = bytearray(plain.read_bytes())
+    start = data.index(b"tkhd") + 44  # behind the box's type: 40 bytes of other fields
+    a, b, c, d = matrix
+    one = 1 << 16
+    data[start : start + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    turned.write_bytes(data)
+    with open_video(plain) as video:
+        stored = video.read([1])[0]
+    with open_video(turned) as video:
+        shown = video.read([1])[0]
+        assert (video.info.height, video.info.width) == ((64, 48) if b else (48, 64))
+    y, x = np.mgrid[:48, :64]
+    across, down = a * x + c * y, b * x + d * y
+    expected = torch.zeros(3, down.max() - down.min() + 1, across.max() - across.min() + 1, dtype=torch.uint8)
+    expected[:, down - down.min(), across - across.min()] = stored
+    assert torch.equal(shown, expected)

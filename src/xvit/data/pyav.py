@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
@@ -86,6 +86,34 @@ def naming_errors(path: str, what: str = "not a readable video") -> Iterator[Non
         raise VideoReadError(path, f"{what}: {err}") from err
 
 
+class Upright(NamedTuple):
+    """How a stored picture is shown: perhaps transposed, then perhaps its rows or columns reversed."""
+
+    transposed: bool = False
+    rows_reversed: bool = False
+    columns_reversed: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Upright:
+        """What the frame's display matrix asks for, to the nearest quarter turn, mirrored or not.
+
+        The matrix takes a stored (x, y) to the shown (ax + cy, bx + dy).
+        """
+        stored = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+        if stored is None:
+            return cls()
+        a, b, _, c, d = np.frombuffer(bytes(stored), np.int32)[:5].tolist()
+        if abs(b) > abs(a):
+            return cls(True, b < 0, c < 0)
+        return cls(False, d < 0, a < 0)
+
+    def show(self, pixels: np.ndarray) -> np.ndarray:
+        """A stored (H, W, 3) as it is shown."""
+        pixels = pixels.swapaxes(0, 1) if self.transposed else pixels
+        rows, columns = (slice(None, None, -1 if back else 1) for back in self[1:])
+        return pixels[rows, columns]
+
+
 class VideoFile:
     """A video file as a FrameSource. It decodes on from where it stands, and seeks where that is cheaper."""
 
@@ -122,8 +150,8 @@ class VideoFile:
             self.close()
             raise
         self._size = first.width, first.height
-        self._turns = round(first.rotation / 90) % 4
-        width, height = self._size[::-1] if self._turns % 2 else self._size
+        self._upright = Upright.of(first)
+        width, height = self._size[::-1] if self._upright.transposed else self._size
         self.info = VideoInfo(count, fps or index.fps, height, width)
 
     @property
@@ -253,4 +281,4 @@ class VideoFile:
             rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
         rows = np.frombuffer(memoryview(rgb.planes[0]), np.uint8).reshape(height, -1)
         pixels = rows[:, : 3 * width].reshape(height, width, 3)
-        out[:] = np.rot90(pixels, self._turns) if self._turns else pixels
+        out[:] = self._upright.show(pixels)

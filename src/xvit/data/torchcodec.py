@@ -1,6 +1,7 @@
 """Video files through TorchCodec (the extra `torchcodec`), where it gives the very pixels PyAV gives.
 
-Everything else stays with PyAV: other containers, deeper pictures, segments, several streams, damaged files.
+Everything else stays with PyAV: other containers, deeper or turned pictures, variable rates, segments,
+several streams and damaged files.
 """
 
 from __future__ import annotations
@@ -43,22 +44,24 @@ def open_file(path: str, *, fps: float | None = None) -> TorchCodecFile | None:
     except (RuntimeError, ValueError):
         return None  # PyAV says what is wrong with it
     about = decoder.metadata
+    if about.rotation is not None:
+        return None  # a display matrix may mirror, too
     if about.stream_index != 0 or about.pixel_format not in _PIXEL_FORMATS or not about.num_frames:
         return None
-    return TorchCodecFile(path, decoder, fps)
+    header, counted = about.average_fps_from_header, about.average_fps
+    if header is None or counted is None or abs(header - counted) > 0.01 * counted:
+        return None  # a variable rate, or a cut file
+    return TorchCodecFile(path, decoder, fps or header)
 
 
 class TorchCodecFile:
     """A video file as a FrameSource."""
 
-    def __init__(self, path: str, decoder: Any, fps: float | None) -> None:
+    def __init__(self, path: str, decoder: Any, fps: float) -> None:
         self.path = path
         self._decoder = decoder
         about = decoder.metadata
-        header, counted = about.average_fps_from_header, about.average_fps
-        if header is None or (counted is not None and abs(header - counted) > 0.01 * counted):
-            header = counted  # a header that gives the shortest interval of a variable rate
-        self.info = VideoInfo(about.num_frames, fps or header, about.height, about.width)
+        self.info = VideoInfo(about.num_frames, fps, about.height, about.width)
 
     def read(self, indices: Sequence[int]) -> torch.Tensor:
         """See FrameSource.read. The memory lies as (T, H, W, C)."""
