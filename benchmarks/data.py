@@ -3,119 +3,31 @@
     python benchmarks/data.py [--videos FOLDER]
 
 Each question alternates the two ways in one run and reports medians and ratios, by the clock and in processor
-time, which other work on the machine disturbs less. Videos are drawn, 256 frames
-of drifting noise at 340×256; `--videos` takes a folder of real ones instead.
+time, which other work disturbs less. Videos are drawn, 256 frames of drifting noise at 340×256; `--videos`
+takes a folder of real ones instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import av
-import h5py
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from released_order import OneByOne
+from rounds import alternate, processes, report
+from torch.utils.data import DataLoader
 
 from xvit.config import AugmentConfig, ClipConfig
 from xvit.data import Manifest, VideoDataset, make_loader, open_video
-from xvit.data.crops import random_resized_box, view_corners
 from xvit.data.pack import PackSettings, pack
-from xvit.data.sampling import train_frames, view_frames
-from xvit.types import VideoInfo, VideoRecord
+from xvit.types import VideoRecord
 
 VIEWS = (3, 2)
 CLIP = ClipConfig(num_frames=16, size=224, sampling="dense", frame_stride=4)
-ROUNDS = 5
-
-
-class Pace(NamedTuple):
-    """Medians over the rounds: items a second, and processor seconds an item, all processes together."""
-
-    rate: float
-    processor: float
-
-
-def alternate(ways: dict[str, Callable[[], int]]) -> dict[str, Pace]:
-    """The pace of each way, run in turn; the first round warms up."""
-    rounds: dict[str, list[Pace]] = {name: [] for name in ways}
-    for _ in range(ROUNDS + 1):
-        for name, way in ways.items():
-            start, used = time.perf_counter(), processor_seconds()
-            count = way()
-            seconds = time.perf_counter() - start
-            rounds[name].append(Pace(count / seconds, (processor_seconds() - used) / count))
-    return {
-        name: Pace(*map(statistics.median, zip(*paces[1:], strict=True))) for name, paces in rounds.items()
-    }
-
-
-def report(question: str, unit: str, paces: dict[str, Pace]) -> None:
-    print(question)
-    base = list(paces.values())[-1]
-    for name, pace in paces.items():
-        print(
-            f"  {name:<38} {pace.rate:7.1f} {unit}s/s {pace.rate / base.rate:5.2f}×"
-            f"   {1000 * pace.processor:7.1f} processor ms a {unit} {base.processor / pace.processor:5.2f}×"
-        )
-
-
-def processes() -> list[str]:
-    """This process and its children, as /proc names them."""
-    children = Path("/proc/self/task").glob("*/children")
-    return ["self", *(pid for file in children for pid in file.read_text().split())]
-
-
-def processor_seconds() -> float:
-    """User and system time so far of this process and its living children."""
-    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes())
-    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
-
-
-class OneByOne(Dataset[torch.Tensor]):
-    """The released code's order of work: each view decodes its own JPEGs with Pillow, then works in float."""
-
-    def __init__(self, records: list[VideoRecord], train: bool) -> None:
-        self.records = records
-        self.train = train
-
-    def __len__(self) -> int:
-        return len(self.records) if self.train else len(self.records) * VIEWS[0] * VIEWS[1]
-
-    def __getitem__(self, item: int) -> torch.Tensor:
-        rng = np.random.default_rng(item)
-        row, view = (item, 0) if self.train else divmod(item, VIEWS[0] * VIEWS[1])
-        with h5py.File(self.records[row].path) as file:
-            stored = file[next(iter(file))]
-            info = VideoInfo(len(stored), 30.0, 256, 340)
-            numbers = (
-                train_frames(info, CLIP, rng)
-                if self.train
-                else view_frames(info, CLIP, VIEWS[1])[view // VIEWS[0]]
-            )
-            pictures = [np.array(Image.open(io.BytesIO(stored[n].tobytes())).convert("RGB")) for n in numbers]
-        frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-        frames = (frames - torch.tensor(CLIP.mean).view(3, 1, 1)) / torch.tensor(CLIP.std).view(3, 1, 1)
-        height, width = frames.shape[-2:]
-        if self.train:
-            top, left, h, w = random_resized_box(height, width, (0.5, 1), (0.75, 4 / 3), rng)
-            frames = frames[..., top : top + h, left : left + w]
-            frames = torch.nn.functional.interpolate(frames, (224, 224), mode="bilinear")
-            return frames.flip(-1) if rng.random() < 0.5 else frames
-        scale = 224 / min(height, width)
-        shape = (int(height * scale), int(width * scale))
-        frames = torch.nn.functional.interpolate(frames, shape, mode="bilinear")
-        top, left = view_corners(*shape, 224, VIEWS[0])[view % VIEWS[0]]
-        return frames[..., top : top + 224, left : left + 224].contiguous()
 
 
 def drain(loader: DataLoader, videos: int) -> int:
@@ -128,7 +40,7 @@ def packed_views(records: list[VideoRecord], workers: int) -> None:
     ours = VideoDataset(Manifest(records, ((),)), CLIP, views=VIEWS)
     ours_loader = make_loader(ours, batch_size=1, shuffle=False, num_workers=workers)
     theirs_loader = DataLoader(
-        OneByOne(records, train=False), batch_size=6, num_workers=workers, persistent_workers=workers > 0
+        OneByOne(records, CLIP, VIEWS), batch_size=6, num_workers=workers, persistent_workers=workers > 0
     )
     rates = alternate(
         {
@@ -143,7 +55,7 @@ def packed_training(records: list[VideoRecord], workers: int) -> None:
     ours = VideoDataset(Manifest(records, ((),)), CLIP, augment=AugmentConfig())
     ours_loader = make_loader(ours, batch_size=4, shuffle=True, num_workers=workers)
     theirs_loader = DataLoader(
-        OneByOne(records, train=True), batch_size=4, num_workers=workers, persistent_workers=workers > 0
+        OneByOne(records, CLIP), batch_size=4, num_workers=workers, persistent_workers=workers > 0
     )
     rates = alternate(
         {

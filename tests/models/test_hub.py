@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from hub_server import Hub
+from huggingface_hub import ModelCard
 
 from xvit.errors import WeightsError
 from xvit.models import XViT, create_model
-from xvit.models.hub import from_pretrained, push_to_hub, save_pretrained
+from xvit.models.hub import from_pretrained, save_pretrained
 
 RESULTS = {
     "videos": 40,
@@ -57,22 +63,66 @@ def test_a_card_states_nothing_that_is_not_known(model: XViT, tmp_path: Path) ->
     assert "Not stated: ask" in text
 
 
-def test_push_uploads_the_folder(model: XViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, object] = {}
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
 
-    def create(self: HfApi, repo_id: str, **options: object) -> str:
-        seen.update(options, repo=repo_id)
-        return f"https://hub/{repo_id}"
 
-    def upload(self: HfApi, *, repo_id: str, folder_path: str, commit_message: str) -> None:
-        seen["files"] = sorted(path.name for path in Path(folder_path).iterdir())
-        seen["title"] = "# motion\n" in (Path(folder_path) / "README.md").read_text()
+def talk(hub: Hub, home: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, whose hub is this one and whose cache is empty."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "127.0.0.1"}
+    lines = f"import torch, xvit\nfrom xvit.models.hub import from_pretrained, push_to_hub\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", lines], env=environment, capture_output=True, text=True, check=False
+    )
 
-    monkeypatch.setattr(HfApi, "create_repo", create)
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
-    assert push_to_hub(model, "me/motion", private=True) == "https://hub/me/motion"
-    assert seen["files"] == ["README.md", "config.json", "model.safetensors"]
-    assert (seen["repo"], seen["private"], seen["title"]) == ("me/motion", True, True)
+
+def test_a_model_goes_to_a_hub_and_comes_back(model: XViT, tmp_path: Path, hub: Hub) -> None:
+    save_pretrained(model, tmp_path / "here")
+    push = f"model = from_pretrained({str(tmp_path / 'here')!r})\n"
+    push += "print(push_to_hub(model, 'me/motion', private=True, token='hf_secret', licence='mit'))"
+    for _ in range(2):  # the second time the repository is there
+        done = talk(hub, tmp_path / "cache", push)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == f"{hub.url}/me/motion"
+    files = hub.repositories["me/motion"]
+    assert {"README.md", "config.json", "model.safetensors"} <= set(files)
+    assert files["model.safetensors"] == (tmp_path / "here/model.safetensors").read_bytes()
+    assert b"# motion\n" in files["README.md"]
+    assert b"license: mit" in files["README.md"]
+    assert hub.private == {"me/motion": True}
+    assert hub.commits[0] == "Upload an XViT model"
+    assert "Bearer hf_secret" in hub.tokens
+
+    pull = f"torch.save(from_pretrained('me/motion').state_dict(), {str(tmp_path / 'back.pt')!r})"
+    done = talk(hub, tmp_path / "other", pull)
+    assert done.returncode == 0, done.stderr
+    back = torch.load(tmp_path / "back.pt")
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("push_to_hub(from_pretrained({here!r}), 'me/motion', token='hf_x')", "the hub refuses: "),
+        ("from_pretrained('me/nothing')", "no such folder, and the hub says: 404 Client Error"),
+    ],
+)
+def test_a_hub_that_says_no_is_one_line(
+    model: XViT, tmp_path: Path, hub: Hub, code: str, message: str
+) -> None:
+    save_pretrained(model, tmp_path / "here")
+    hub.refused = 403
+    done = talk(hub, tmp_path / "cache", code.format(here=str(tmp_path / "here")))
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("xvit.errors.WeightsError: me/")
+    assert message in last
 
 
 def test_what_is_no_folder_and_no_repository_is_one_line() -> None:

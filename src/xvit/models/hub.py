@@ -87,8 +87,13 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> XViT:
     except LocalEntryNotFoundError as err:
         raise WeightsError(source, "no such folder, and the hub cannot be reached") from err
     except (HfHubHTTPError, OSError) as err:
-        raise WeightsError(source, f"no such folder, and the hub says: {str(err).splitlines()[0]}") from err
+        raise WeightsError(source, f"no such folder, and the hub says: {_said(err)}") from err
     return load_model(folder)
+
+
+def _said(err: Exception) -> str:
+    """The status and what it means, without the hub's advice."""
+    return " ".join([line.strip() for line in str(err).splitlines() if line.strip()][:2])
 
 
 def push_to_hub(
@@ -105,7 +110,7 @@ def push_to_hub(
             address = hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload an XViT model")
         except (HfHubHTTPError, HFValidationError, OSError) as err:
-            raise WeightsError(repository, f"the hub refuses: {str(err).splitlines()[0]}") from err
+            raise WeightsError(repository, f"the hub refuses: {_said(err)}") from err
     return str(address)
 
 
