@@ -6,8 +6,8 @@
 The 3×2 protocol over the packed clips of DATA, repeated. *Ours*: a video's frames are decoded and resized
 once for all six views, equal views are scored once. *Released order*: each of the six views is an item of
 its own, decoded with Pillow, normalised, resized and cropped by itself. *Model alone*: the views that ours
-scores, from memory; no order of work can be faster. All feed the same model, from as many loader workers; they run
-in turn, figures are medians.
+scores, from memory; no order of work can be faster. All feed the same model, from as
+many loader workers; they run in turn, figures are medians.
 """
 
 from __future__ import annotations
