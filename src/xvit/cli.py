@@ -14,6 +14,7 @@ from xvit.cli_data import app as data
 from xvit.cli_eval import compare, evaluate
 from xvit.cli_models import info, models, weights
 from xvit.cli_predict import features, predict, timeline
+from xvit.cli_stream import stream
 from xvit.errors import XViTError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command()(compare)
 app.command()(predict)
 app.command()(features)
 app.command()(timeline)
+app.command()(stream)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 

@@ -48,7 +48,7 @@ def predict(
     about = {"model": model, "views": views, "top_k": top_k}
     done = finished(output, about) if output is not None and format == "jsonl" else set()
     rest = [path for path in paths if path not in done]
-    predictor = _load(model, device, precision)
+    predictor = load_predictor(model, device, precision)
     alone = len(videos) == 1 and paths == videos
     failures: list[VideoReadError] = []
     with (
@@ -83,7 +83,7 @@ def features(
     number, count = parse_shard(shard)
     paths = find_videos(videos)[number - 1 :: count]
     target = _own_file(output, shard, number, count) or output
-    predictor = _load(model, device, precision)
+    predictor = load_predictor(model, device, precision)
     failures: list[VideoReadError] = []
     width = predictor.model.head_hidden_size
     with (
@@ -124,7 +124,7 @@ def timeline(
 
     if format not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
-    predictor = _load(model, device, precision)
+    predictor = load_predictor(model, device, precision)
     with ProgressLine("timeline", 100) as bar:
         found = make_timeline(
             predictor,
@@ -156,7 +156,8 @@ def timeline(
     typer.echo(f"saved {output}", err=True)
 
 
-def _load(model: str, device: str, precision: str) -> Predictor:
+def load_predictor(model: str, device: str, precision: str) -> Predictor:
+    """The model of a command line on its device. Raises WeightsError or ConfigError."""
     import torch
 
     from xvit.predict import Predictor

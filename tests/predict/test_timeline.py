@@ -21,7 +21,8 @@ from xvit.errors import ConfigError
 from xvit.models import build_model, save_model
 from xvit.predict import Predictor
 from xvit.predict.segments import FORMATS, Segment
-from xvit.predict.timeline import Timeline, frame_grid, independent_frames, make_timeline
+from xvit.predict.timeline import Timeline, frame_grid, make_timeline
+from xvit.predict.windows import independent_frames
 from xvit.types import VideoInfo
 
 

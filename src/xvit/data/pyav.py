@@ -37,12 +37,7 @@ class Decoder:
     def _open(self) -> None:
         with naming_errors(self.path):
             self.container = av.open(self.path)
-        streams = self.container.streams.video
-        if not streams:
-            self.container.close()
-            raise VideoReadError(self.path, "no video stream")
-        default = av.stream.Disposition.default
-        self.stream = next((s for s in streams if s.disposition & default), streams[0])
+        self.stream = choose_stream(self.container, self.path)
         # A loader worker has one core; decoder threads would fight over it.
         if get_worker_info() is None:
             self.stream.thread_type = "AUTO"
@@ -73,6 +68,27 @@ class Decoder:
         self.container.close()
 
 
+def choose_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
+    """The default video stream. Closes the container and raises VideoReadError where there is none."""
+    streams = container.streams.video
+    if not streams:
+        container.close()
+        raise VideoReadError(path, "no video stream")
+    default = av.stream.Disposition.default
+    return next((s for s in streams if s.disposition & default), streams[0])
+
+
+def draw_rgb(
+    frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int], upright: Upright
+) -> np.ndarray:
+    """A frame scaled to (width, height) and then turned upright, (H, W, 3) uint8 RGB."""
+    width, height = size
+    rgb = reformatter.reformat(frame, width, height, "rgb24", threads=1)
+    rows = np.frombuffer(memoryview(rgb.planes[0]), np.uint8).reshape(height, -1)
+    pixels = rows[:, : 3 * width].reshape(height, width, 3)
+    return upright.show(pixels)
+
+
 @contextmanager
 def naming_errors(path: str, what: str = "not a readable video") -> Iterator[None]:
     """FFmpeg's errors as VideoReadError with the path."""
@@ -80,6 +96,8 @@ def naming_errors(path: str, what: str = "not a readable video") -> Iterator[Non
         yield
     except FileNotFoundError as err:
         raise VideoReadError(path, "no such file") from err
+    except av.error.ExitError as err:  # PyAV's timeout, set for live sources
+        raise VideoReadError(path, f"{what}: no data") from err
     except av.FFmpegError as err:
         raise VideoReadError(path, f"{what}: {err.strerror}") from err
     except (ValueError, MemoryError, OverflowError) as err:
@@ -276,9 +294,5 @@ class VideoFile:
 
     def _draw(self, frame: av.VideoFrame, out: np.ndarray) -> None:
         """Write a frame as RGB into (H, W, 3); a size that changes in mid-stream is scaled to the first."""
-        width, height = self._size
         with naming_errors(self.path, "cannot be converted to RGB"):
-            rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
-        rows = np.frombuffer(memoryview(rgb.planes[0]), np.uint8).reshape(height, -1)
-        pixels = rows[:, : 3 * width].reshape(height, width, 3)
-        out[:] = self._upright.show(pixels)
+            out[:] = draw_rgb(frame, self._reformatter, self._size, self._upright)

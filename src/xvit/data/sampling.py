@@ -14,6 +14,8 @@ from xvit.errors import ConfigError
 from xvit.types import VideoInfo
 
 RELEASED_FPS = 30.0  # what the released Kinetics code scales frame rates to
+DEFAULT_FPS = 25.0  # where a film tells no rate
+SEGMENT_SECONDS = 4.0  # a window of models that sample whole videos, which have no span of their own
 _RELEASED_PICKS = ("middle", "first", "last")
 
 
@@ -46,6 +48,17 @@ def view_frames(info: VideoInfo, clip: ClipConfig, num_clips: int) -> np.ndarray
     else:
         clips = [dense_frames(info, clip, float(place)) for place in places]
     return np.stack(clips)
+
+
+def frame_spacing(clip: ClipConfig, fps: float, window: float | None = None) -> float:
+    """Seconds from one frame of a clip to the next in a film or stream of `fps`, as training had them.
+
+    window: what T frames span instead, in seconds.
+    """
+    if window is not None or clip.sampling == "segment":
+        return (window or SEGMENT_SECONDS) / clip.num_frames
+    rate = clip.target_fps or (RELEASED_FPS if clip.clip_position == "released" else fps)
+    return clip.frame_stride / rate
 
 
 def segment_frames(video_frames: int, num_frames: int, places: np.ndarray) -> np.ndarray:

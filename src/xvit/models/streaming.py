@@ -33,7 +33,8 @@ class StreamingXViT(nn.Module):
 
     def __init__(self, model: XViT, num_frames: int | None = None) -> None:
         super().__init__()
-        _check(model)
+        if reason := looks_ahead(model):
+            raise ConfigError(reason)
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model = copy.deepcopy(model, shared).eval()
         self._memories: list[_Memory] = []
@@ -101,22 +102,22 @@ class _Memory:
         return torch.cat([*parts, x[..., self.moves[-1].stop :]], dim=-1)
 
 
-def _check(model: XViT) -> None:
+def looks_ahead(model: XViT) -> str | None:
+    """Why a model cannot take one frame at a time; None where it can."""
     config = model.config
     if config.attention not in ("mixing", "spatial"):
-        raise ConfigError(
-            f"model.attention: {config.attention} lets frames see later ones; a stream has none"
-        )
+        return f"model.attention: {config.attention} lets frames see later ones; a stream has none"
     if config.summary_token:
-        raise ConfigError("model.summary_token sees the whole clip; a stream has no whole")
+        return "model.summary_token sees the whole clip; a stream has no whole"
     layers = [m for m in model.backbone.blocks.modules() if isinstance(m, SpaceTimeAttention)]
     if any(move.offset > 0 for layer in layers for move in layer.moves):
-        raise ConfigError(
+        return (
             "model.mixing.causal is false: frames take channels of later frames, which a stream does not "
             "have yet; train with model.mixing.causal=true"
         )
     if config.temporal_embedding == "interpolate":
-        raise ConfigError(
+        return (
             "model.temporal_embedding: interpolate needs the clip's length, which a stream does not have; "
             "train with tile or none"
         )
+    return None

@@ -147,7 +147,19 @@ class Predictor:
     def score_clips(self, clips: Tensor) -> Tensor:
         """The views of one video, (V, T, C, H, W) -> (K,) float32 on the CPU."""
         with self.autocast():
-            logits = self.model(clips.to(self.device)).float()
+            logits = self.model(clips.to(self.device))
+        return self.probabilities(logits)
+
+    @torch.inference_mode()
+    def score_features(self, features: Tensor) -> Tensor:
+        """Frame features of one clip (1, T, D) -> (K,) float32 on the CPU."""
+        with self.autocast():
+            logits = self.model.forward_head(features)
+        return self.probabilities(logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The views' logits (V, K) -> (K,) float32 on the CPU, each task by itself."""
+        logits = logits.float()
         if self._mean_of_logits:
             logits = logits.mean(0, keepdim=True)
         parts = logits.split(self.model.num_classes, dim=-1)

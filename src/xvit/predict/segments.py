@@ -21,7 +21,9 @@ class Segment:
 
 def as_table(segments: Sequence[Segment]) -> str:
     """Start, end, score and label in columns."""
-    rows = (f"{_time(s.start, '.')}  {_time(s.end, '.')}  {s.score:.3f}  {s.label}\n" for s in segments)
+    rows = (
+        f"{clock_time(s.start, '.')}  {clock_time(s.end, '.')}  {s.score:.3f}  {s.label}\n" for s in segments
+    )
     return "".join(rows)
 
 
@@ -62,13 +64,13 @@ FORMATS: dict[str, Callable[[Sequence[Segment]], str]] = {
 def _cues(segments: Sequence[Segment], point: str, escapes: dict[str, str] | None = None) -> list[str]:
     marks = str.maketrans(escapes or {})
     return [
-        f"{i}\n{_time(s.start, point)} --> {_time(s.end, point)}\n"
+        f"{i}\n{clock_time(s.start, point)} --> {clock_time(s.end, point)}\n"
         f"{s.label.translate(marks)} ({s.score:.2f})\n"
         for i, s in enumerate(segments, 1)
     ]
 
 
-def _time(seconds: float, point: str) -> str:
+def clock_time(seconds: float, point: str) -> str:
     """1.5 -> "00:00:01.500"."""
     total = round(seconds * 1000)
     minutes, rest = divmod(total, 60_000)
