@@ -52,6 +52,22 @@ def test_a_page_without_labels(tmp_path: Path) -> None:
     assert "The list has no labels" in (tmp_path / "report.html").read_text()
 
 
+def test_a_page_of_several_labels(tmp_path: Path) -> None:
+    evaluation = make_evaluation(5, 6)
+    second = np.where(evaluation.labels % 2, -1, (evaluation.labels + 1) % 5)
+    evaluation = dataclasses.replace(evaluation, labels=np.hstack([evaluation.labels, second]))
+    found = results(evaluation)
+    frames = np.zeros((2, 3, 8, 8), np.uint8)
+    rows = worst_mistakes(evaluation, 2)
+    write_report(
+        tmp_path / "report.html", found, evaluation, [filmstrip(evaluation, r, frames) for r in rows]
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert "mean average precision" in page
+    assert f"{100 * found['tasks']['class']['map']:.1f}" in page
+    assert page.count("average precision</button>") == 1
+
+
 @pytest.mark.parametrize("num_classes", [5, 600])
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True)])
 def test_the_page_in_a_browser(
