@@ -96,7 +96,7 @@ def test_a_killed_run_is_continued(tmp_path: Path, shard_size: int) -> None:
     command += ["--workers", "1", "--shard-size", str(shard_size)]
     run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while len(finished := sorted(output.rglob("*.h5"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.002)
     finally:
