@@ -12,6 +12,7 @@ import typer
 
 from xvit.cli_data import app as data
 from xvit.cli_eval import compare, evaluate
+from xvit.cli_explain import explain
 from xvit.cli_models import info, models, weights
 from xvit.cli_predict import features, predict, timeline
 from xvit.cli_stream import stream
@@ -34,6 +35,7 @@ app.command()(predict)
 app.command()(features)
 app.command()(timeline)
 app.command()(stream)
+app.command()(explain)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 

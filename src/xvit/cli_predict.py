@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +21,9 @@ Videos = Annotated[list[str], typer.Argument(help="video files, folders of them,
 Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+Overlay = Annotated[
+    Path | None, typer.Option(help="mp4 to write: the video with its classes on it, sound kept")
+]
 Shard = Annotated[
     str | None, typer.Option(help="i/n: only the i-th of n shares; default: by torchrun's rank")
 ]
@@ -31,6 +36,7 @@ def predict(
     views: Views = "1x1",
     format: Annotated[str, typer.Option(help="table, json, jsonl or csv")] = "table",
     output: Annotated[Path | None, typer.Option(help="file to write; jsonl goes on where it ended")] = None,
+    overlay: Overlay = None,
     shard: Shard = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -44,6 +50,8 @@ def predict(
 
     number, count = parse_shard(shard)
     paths = find_videos(videos)[number - 1 :: count]
+    if overlay is not None and len(paths) != 1:
+        raise ConfigError(f"--overlay {overlay}: takes one video, and these are {len(paths)}")
     output = _own_file(output, shard, number, count)
     about = {"model": model, "views": views, "top_k": top_k}
     done = finished(output, about) if output is not None and format == "jsonl" else set()
@@ -61,7 +69,10 @@ def predict(
                     raise scores
                 failures.append(scores)
             else:
-                writer.write(path, predictor.entries(scores, top_k))
+                entries = predictor.entries(scores, top_k)
+                writer.write(path, entries)
+                if overlay is not None:
+                    _write_overlay(path, overlay, entries)
             bar.advance()
     _report(failures, len(paths))
 
@@ -114,6 +125,7 @@ def timeline(
     format: Annotated[str, typer.Option(help="table, csv, json, srt or vtt")] = "table",
     output: Annotated[Path | None, typer.Option(help="file to write")] = None,
     html: Annotated[Path | None, typer.Option(help="page to write: pictures, curves, click to jump")] = None,
+    overlay: Overlay = None,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> None:
@@ -147,6 +159,14 @@ def timeline(
             segments=segments,
         )
         typer.echo(f"saved {html}", err=True)
+    if overlay is not None:
+        from xvit.visualize.overlay import Caption, write_overlay
+
+        shown = [Caption(s.start, s.end, ((s.label, s.score),)) for s in segments]
+        if shown and shown[-1].end >= found.seconds:  # an uneven frame rate may take frames beyond
+            shown[-1] = replace(shown[-1], end=math.inf)
+        write_overlay(film, overlay, shown)
+        typer.echo(f"saved {overlay}", err=True)
     text = FORMATS[format](segments)
     if output is None:
         typer.echo(text, nl=False)
@@ -170,6 +190,14 @@ def load_predictor(model: str, device: str, precision: str) -> Predictor:
         if device in ("auto", "cpu"):
             raise
         raise ConfigError(f"--device {device}: {str(err).splitlines()[0]}") from err
+
+
+def _write_overlay(video: str, overlay: Path, entries: list[dict[str, str | float]]) -> None:
+    from xvit.visualize.overlay import Caption, write_overlay
+
+    lines = tuple((str(entry["label"]), float(entry["score"])) for entry in entries)
+    write_overlay(video, overlay, [Caption(0, math.inf, lines)])
+    typer.echo(f"saved {overlay}", err=True)
 
 
 def _own_file(output: Path | None, shard: str | None, number: int, count: int) -> Path | None:
