@@ -190,3 +190,51 @@ def test_threads_share_a_model_that_stays_as_it_is(video: NDArray[np.uint8]) -> 
             np.testing.assert_allclose(maps, alone[method], atol=1e-5)
     assert not any(module._forward_pre_hooks for module in clf.model.modules())
     assert all(value.grad is None for value in clf.model.parameters())
+
+
+def spot_clip(colour: int, frame: int, row: int, column: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(T, H, W, 3): grey noise, and on one patch of one frame the colour that names the class."""
+    video = rng.integers(110, 130, (FRAMES, SIZE, SIZE, 1), np.uint8).repeat(3, -1)
+    patch = video[frame, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
+    patch[:] = 20
+    patch[..., colour] = 250
+    return video
+
+
+CAN_LEARN = {"mixing": {"mixing": Mixing(layout="channels"), "head_init": "mean"}, "joint": {}}
+
+
+@pytest.fixture(scope="module", params=list(CAN_LEARN))
+def trained(request: pytest.FixtureRequest) -> Predictor:
+    """Tells which of three colours one patch has, anywhere in any frame: some seconds of training."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    predictor = Predictor(make_model(attention=request.param, **CAN_LEARN[request.param]), "cpu")
+    model = predictor.model
+    for value in model.parameters():
+        if value.ndim == 2:
+            torch.nn.init.xavier_uniform_(value)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for _ in range(120):
+        labels = rng.integers(0, 3, 16)
+        videos = [spot_clip(k, *rng.integers(0, (FRAMES, 4, 4)), rng) for k in labels]
+        clips = torch.cat([predictor.read(video) for video in videos])
+        loss = torch.nn.functional.cross_entropy(model(clips), torch.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return predictor
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_finds_the_only_informative_place(trained: Predictor, method: str) -> None:
+    rng = np.random.default_rng(1)
+    for k in range(12):
+        place = tuple(rng.integers(0, (FRAMES, 4, 4)).tolist())
+        found = explain(trained, spot_clip(k % 3, *place, rng), method)
+        assert found.label == str(k % 3)
+        patches = found.maps.reshape(FRAMES, 4, PATCH, 4, PATCH).mean((2, 4))
+        assert np.unravel_index(patches.argmax(), patches.shape) == place  # the frame, and where in it
+        if method == "gradient":
+            assert found.shares.argmax() == place[0]
+            assert found.shares[place[0]] > 0.8

@@ -65,14 +65,15 @@ def _unfinished(output: Path, video: str) -> Iterator[tuple[Path, str]]:
     unfinished = output.with_name(f".{output.name}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished, kind
-        unfinished.replace(output)
+        try:
+            yield unfinished, kind
+            unfinished.replace(output)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as err:
         if isinstance(err, av.FFmpegError) and not isinstance(err, PermissionError):
             raise VideoReadError(video, f"cannot be written to {output}: {err.strerror}") from err
         raise ConfigError(f"{output}: {err.strerror}") from err
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 class _Burner:
@@ -180,7 +181,8 @@ class _Sound:
         if self.copied:
             self.stream = out.add_stream_from_template(stream)
         else:
-            self.stream = out.add_stream("aac", rate=stream.codec_context.sample_rate)
+            context = stream.codec_context
+            self.stream = out.add_stream("aac", rate=context.sample_rate, layout=context.layout.name)
 
     def add(self, packet: Any) -> None:
         """Send a packet of the source on."""
