@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from xvit.data.pictures import KEY_MARK
-from xvit.data.pyav import Decoder, naming_errors
+from xvit.data.pyav import Decoder, Upright, naming_errors
 from xvit.errors import ConfigError, VideoReadError
 from xvit.visualize.lettering import font_for, shorten
 
@@ -114,21 +114,22 @@ class _Burner:
             sound.finish()
 
     def _add(self, frame: Any) -> None:
-        turns = round(frame.rotation / 90) % 4
         if self.video is None:
-            self._start(frame, turns)
-        width, height = self.size[::-1] if turns % 2 else self.size
+            self._start(frame)
+        width, height = self.size[::-1] if self.upright.transposed else self.size
         with naming_errors(self.decoder.path, "cannot be converted to RGB"):
             pixels = frame.reformat(width, height, "rgb24").to_ndarray()
-        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+        pixels = np.ascontiguousarray(self.upright.show(pixels))
         tick = self._tick(frame)
         self._write_on(pixels, float((tick - self.first) * _CLOCK))
         picture = av.VideoFrame.from_ndarray(pixels, "rgb24")
         picture.pts, picture.time_base = tick, _CLOCK
         self._mux(self.video.encode(picture))
 
-    def _start(self, frame: Any, turns: int) -> None:
-        shown = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+    def _start(self, frame: Any) -> None:
+        self.upright = Upright.of(frame)
+        turned = self.upright.transposed
+        shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
         scale = max(min(math.ceil(_LEGIBLE / min(shown)), _WIDEST // max(shown)), 1)
         self.size = tuple(max(side * scale // 2 * 2, 16) for side in shown)
         self.video = self.out.add_stream("libx264", rate=self.rate, options={"crf": "20"})
@@ -137,7 +138,7 @@ class _Burner:
         self.video.codec_context.time_base = _CLOCK
         aspect = self.decoder.stream.sample_aspect_ratio
         if aspect:
-            self.video.codec_context.sample_aspect_ratio = 1 / aspect if turns % 2 else aspect
+            self.video.codec_context.sample_aspect_ratio = 1 / aspect if turned else aspect
         self.first = self.last = -1
 
     def _tick(self, frame: Any) -> int:
@@ -182,7 +183,8 @@ class _Sound:
             self.stream = out.add_stream_from_template(stream)
         else:
             context = stream.codec_context
-            self.stream = out.add_stream("aac", rate=context.sample_rate, layout=context.layout.name)
+            layout = "mono" if context.channels == 1 else "stereo"
+            self.stream = out.add_stream("aac", rate=context.sample_rate, layout=layout)
 
     def add(self, packet: Any) -> None:
         """Send a packet of the source on."""
