@@ -14,7 +14,7 @@ from xvit.data.parcel import Parcel, Shipment
 from xvit.data.records import Manifest
 from xvit.data.sampling import train_frames, view_frames
 from xvit.data.transforms import TrainTransform, ViewTransform
-from xvit.data.video import open_record
+from xvit.data.video import FrameSource, frames_at_once, open_record
 from xvit.errors import ConfigError, VideoReadError
 from xvit.types import Batch, VideoInfo, VideoRecord
 
@@ -106,9 +106,13 @@ class VideoDataset(Dataset[Batch]):
     def _read(self, record: VideoRecord, rng: np.random.Generator) -> tuple[Parcel, tuple[int, ...]]:
         """One video, ready to be cut into views, and its labels."""
         if self._train is None:
-            frames, clips = self._decode(record, lambda info: view_frames(info, self.clip, self.num_clips))
-            return self._views(frames, clips), record.labels
-        frames, clips = self._decode(record, lambda info: train_frames(info, self.clip, rng)[None])
+            frames, clips = self._decode(
+                record, lambda info: view_frames(info, self.clip, self.num_clips), self._read_resized
+            )
+            return self._views.cut(frames, clips), record.labels
+        frames, clips = self._decode(
+            record, lambda info: train_frames(info, self.clip, rng)[None], lambda video, n: video.read(n)
+        )
         parcel, flipped = self._train(frames, clips, rng)
         labels = record.labels
         if flipped:
@@ -116,15 +120,26 @@ class VideoDataset(Dataset[Batch]):
             labels = tuple(swap.get(label, label) for swap, label in zip(swaps, labels, strict=True))
         return parcel, labels
 
+    def _read_resized(self, video: FrameSource, numbers: list[int]) -> torch.Tensor:
+        """These frames as the views take them; a few at a time, so that large ones never lie side by side."""
+        step = frames_at_once(video.info)
+        parts = [
+            self._views.resize(video.read(numbers[at : at + step])) for at in range(0, len(numbers), step)
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
     def _decode(
-        self, record: VideoRecord, sample: Callable[[VideoInfo], np.ndarray]
+        self,
+        record: VideoRecord,
+        sample: Callable[[VideoInfo], np.ndarray],
+        read: Callable[[FrameSource, list[int]], torch.Tensor],
     ) -> tuple[torch.Tensor, np.ndarray]:
         """The frames of all clips, each decoded once, and the clips as (num_clips, T) rows of them."""
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
                 with open_record(record) as video:
                     numbers, clips = np.unique(sample(video.info), return_inverse=True)
-                    return video.read(numbers.tolist()), clips
+                    return read(video, numbers.tolist()), clips
             except VideoReadError as err:
                 if attempt == READ_ATTEMPTS or not _may_pass(err):
                     raise

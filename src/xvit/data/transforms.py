@@ -69,13 +69,19 @@ class ViewTransform:
 
     def __call__(self, frames: torch.Tensor, clips: np.ndarray) -> Parcel:
         """uint8 frames (N, C, H, W), clips (num_clips, T) rows of them -> the views of a video."""
-        size = self.clip.size
+        return self.cut(self.resize(frames), clips)
+
+    def resize(self, frames: torch.Tensor) -> torch.Tensor:
+        """The first half, each frame by itself: uint8 (N, C, H, W) -> with the short side `size`."""
         released = self.clip.clip_position == "released"
         if released:  # NOTE(parity): resized as floats, without antialiasing
             frames = frames.float()
-        frames = resize_short_side(frames, size, antialias=not released)
+        return resize_short_side(frames, self.clip.size, antialias=not released)
+
+    def cut(self, frames: torch.Tensor, clips: np.ndarray) -> Parcel:
+        """The second half: frames from `resize` -> the views."""
         height, width = frames.shape[-2:]
-        return Parcel(frames, clips, view_corners(height, width, size, self.num_crops))
+        return Parcel(frames, clips, view_corners(height, width, self.clip.size, self.num_crops))
 
 
 def resize_short_side(frames: torch.Tensor, size: int, *, antialias: bool = True) -> torch.Tensor:

@@ -14,6 +14,8 @@ from xvit.data.pictures import KEY_MARK, FolderStore, PackedStore, PictureVideo
 from xvit.data.pyav import VideoFile
 from xvit.types import VideoInfo, VideoRecord
 
+PART_BYTES = 64_000_000  # decoded frames that wait to be scaled down
+
 
 class FrameSource(Protocol):
     """A video as numbered frames; a context manager that closes what it opened."""
@@ -67,3 +69,8 @@ def open_record(record: VideoRecord) -> FrameSource:
     return open_video(
         record.path, start_seconds=record.start_seconds, end_seconds=record.end_seconds, fps=record.fps
     )
+
+
+def frames_at_once(info: VideoInfo) -> int:
+    """How many frames of a video may lie in memory at their own size: PART_BYTES of them, at least one."""
+    return max(1, PART_BYTES // (3 * info.height * info.width))

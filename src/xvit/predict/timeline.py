@@ -11,6 +11,7 @@ from torch import Tensor
 from xvit.config import ClipConfig
 from xvit.data import FrameSource, open_video
 from xvit.data.sampling import DEFAULT_FPS, frame_spacing
+from xvit.data.video import frames_at_once
 from xvit.predict.predictor import Predictor
 from xvit.predict.segments import Segment
 from xvit.predict.windows import centre_crops, follow_windows
@@ -101,8 +102,9 @@ def _read(
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[Tensor]:
     """The grid's frames one by one as the model takes them: (C, H, W) float."""
-    for first in range(0, len(numbers), READ_AT_ONCE):
-        part = numbers[first : first + READ_AT_ONCE]
+    step = min(READ_AT_ONCE, frames_at_once(video.info))
+    for first in range(0, len(numbers), step):
+        part = numbers[first : first + step]
         yield from centre_crops(video.read(part.tolist()), clip)
         if on_progress is not None:
             on_progress(first + len(part), len(numbers))
