@@ -185,7 +185,8 @@ class TrainConfig(_Section):
     checkpoint_every: in steps; None is once an epoch. `keep_last` checkpoints stay.
     released_every:   in epochs: also write `checkpoint_epoch_00012.pyth`, as the released code does.
     resume:           "auto" goes on from the newest intact checkpoint of `output`, "never" begins anew.
-    trackers:         Accelerate's, such as "tensorboard" or "wandb"; log.jsonl is written always.
+    trackers:         "csv", or Accelerate's, such as "tensorboard" or "wandb"; log.jsonl is written always.
+    shard:            "fsdp" leaves each process its part of weights, gradients and optimiser state.
     """
 
     epochs: Positive = 30
@@ -221,6 +222,7 @@ class TrainConfig(_Section):
     best_metric: Literal["top1", "top5", "map"] = "top1"
     resume: Literal["auto", "never"] = "never"
     trackers: tuple[str, ...] = ()
+    shard: Literal["none", "fsdp"] = "none"
 
 
 class EvalConfig(_Section):

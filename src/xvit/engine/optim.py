@@ -97,6 +97,19 @@ def _several_labels_loss(logits: Tensor, labels: Tensor, smoothing: float, blend
     return F.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / 2)
 
 
+def correct(
+    logits: Tensor, labels: Tensor, num_classes: tuple[int, ...], *, blend: Blend | None = None
+) -> Tensor:
+    """Which clips' labels score highest, in every task: (B,) bool. Of a blend the label of the larger share.
+
+    logits: (B, sum(num_classes)); labels: (B, L) int64, of one task's several labels any counts.
+    """
+    if blend is not None and blend.weight < 0.5:
+        labels = labels[blend.partner]
+    found = torch.stack([task.argmax(1) for task in logits.split(list(num_classes), dim=1)], dim=1)
+    return (found == labels).all(1) if len(num_classes) > 1 else (found == labels).any(1)
+
+
 def learning_rate(epoch: float, config: TrainConfig) -> float:
     """The rate at a fractional epoch: linear warm-up to where the cosine then is, then the cosine.
 
@@ -118,7 +131,7 @@ def make_optimizer(model: XViT, config: TrainConfig) -> torch.optim.Optimizer:
     groups = parameter_groups(model, config)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
 
 
 def parameter_groups(model: XViT, config: TrainConfig) -> list[dict[str, Any]]:

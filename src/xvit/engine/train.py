@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import skip_first_batches
@@ -21,10 +21,11 @@ from xvit.config import Config, parse_views, write_yaml
 from xvit.data import Manifest, VideoDataset, make_loader
 from xvit.engine.checkpoint import load_newest
 from xvit.engine.evaluate import evaluate
-from xvit.engine.optim import classification_loss, draw_blend, learning_rate
+from xvit.engine.optim import classification_loss, correct, draw_blend, learning_rate
 from xvit.engine.runlog import ProgressLine, RunLog
 from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal
+from xvit.engine.trackers import start_trackers
 from xvit.errors import XViTError
 from xvit.models import save_model
 from xvit.types import Batch
@@ -47,6 +48,7 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     state = load_newest(folder) if settings.resume == "auto" else None
     step = run.load_state(state) if state else 0
     run.check_alike(step)
+    start_trackers(run.accelerator, config, step)
     log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
     steps = min(settings.epochs * run.steps_per_epoch, settings.max_steps or math.inf)
     log.write(
@@ -71,14 +73,13 @@ def train(config: Config, *, quiet: bool = False) -> Path:
             ):
                 waiting = time.perf_counter() - waited
                 rate = learning_rate(step / run.steps_per_epoch, settings)
-                loss = train_step(run, batch, step, rate)
+                loss, top1 = train_step(run, batch, step, rate)
                 step += 1
                 seconds = time.perf_counter() - waited
-                log.write(
-                    "step", step=step, epoch=epoch, loss=loss, lr=rate, seconds=seconds, waiting=waiting
-                )
-                bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, loss=loss, lr=rate)
-                run.trackers.log({"loss": loss, "lr": rate}, step=step)
+                values = {"loss": loss, "top1": top1, "lr": rate}
+                log.write("step", step=step, epoch=epoch, **values, seconds=seconds, waiting=waiting)
+                bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, **values)
+                run.track("train", values, step)
                 at_end = step >= steps or step % run.steps_per_epoch == 0
                 check_up(run, log, bar, stop, step, int(steps))
                 stopped = run.anywhere(stop.requested)
@@ -93,8 +94,15 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     return folder
 
 
-def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
-    """One update from the batches of its accumulated passes; returns the loss.
+class StepResult(NamedTuple):
+    """Over the global batch: the mean loss, and the share of clips whose (dominant) label scored highest."""
+
+    loss: float
+    top1: float
+
+
+def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> StepResult:
+    """One update from the batches of its accumulated passes.
 
     Raises XViTError on a non-finite loss beyond `train.max_nonfinite`, naming step, rate and videos.
     """
@@ -103,10 +111,10 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
     generator = seed_step(run.config.seed, step, accelerator.process_index)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
-    clips = run.over_processes(sum(len(batch.index) for batch in passes))
+    clips = run.count_clips(passes)
     if not clips:
-        return 0.0
-    total = torch.zeros((), device=accelerator.device)
+        return StepResult(0.0, 0.0)
+    totals = torch.zeros(2, device=accelerator.device)  # of loss and top-1
     for number, batch in enumerate(passes):
         share = len(batch.index) / clips
         batch = batch if share else blank_like(batch)
@@ -126,8 +134,9 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
             )
             # Exchanged gradients are means over processes; each clip's share is to be 1/clips.
             accelerator.backward(loss * (share * accelerator.num_processes))
-        total += loss.detach() * share
-    mean = run.over_processes(total.item())
+        hits = correct(logits.detach(), batch.labels, run.model.num_classes, blend=blend)
+        totals += torch.stack([loss.detach(), hits.float().mean()]) * share
+    mean, top1 = run.over_processes(totals)
     if math.isfinite(mean):
         if settings.clip_grad_norm is not None:
             accelerator.clip_grad_norm_(run.network.parameters(), settings.clip_grad_norm)
@@ -143,7 +152,7 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> float:
                 f"videos {', '.join(videos)}; lower train.lr or skip such steps with train.max_nonfinite=N"
             )
     run.optimizer.zero_grad(set_to_none=True)
-    return mean
+    return StepResult(mean, top1)
 
 
 def blank_like(batch: Batch) -> Batch:
@@ -156,13 +165,14 @@ def check_up(run: Run, log: RunLog, bar: ProgressLine, stop: StopSignal, step: i
     """Validate where `step` asks for it and that is not done yet, unless the run is to stop meanwhile."""
     if not run.validation_due(step, steps):
         return
-    metrics = validate(run.evaluated, run.val_list, run.config, run, stop)
+    model = run.evaluated()
+    metrics = validate(model, run.val_list, run.config, run, stop)
     if metrics is None:
         return
-    run.note(metrics, step)
+    run.note(metrics, step, model)
     log.write("val", step=step, epoch=(step - 1) // run.steps_per_epoch, **metrics)
-    bar.note(**{"top-1": metrics.get("top1", math.nan)})
-    run.trackers.log(metrics, step=step)
+    bar.note(**{"val top-1": metrics.get("top1", math.nan)})
+    run.track("val", metrics, step)
 
 
 def validate(
@@ -212,8 +222,9 @@ def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> No
     metrics = {"step": step, "steps": steps, "stopped": stopped, **run.best, **run.metrics}
     metrics["unreadable"] = run.all_unreadable()
     log.write("end", **metrics)
+    model = run.evaluated()
     if run.is_main:
-        save_model(run.evaluated, run.folder)
+        save_model(model, run.folder)
         text = json.dumps(metrics, indent=2) + "\n"
         (run.folder / "metrics.json").write_text(text, encoding="utf8")
     run.accelerator.wait_for_everyone()

@@ -1,0 +1,64 @@
+"""What a training starts from: its lists of videos and its model."""
+
+from __future__ import annotations
+
+from xvit.config import Config
+from xvit.data import Manifest, load_manifest
+from xvit.engine.optim import freeze
+from xvit.errors import ConfigError, DatasetError, WeightsError
+from xvit.models import XViT, build_model, load_model
+
+
+def make_model(config: Config, train_list: Manifest) -> XViT:
+    """The model of `config`, warm-started and frozen as it says."""
+    model = build_model(
+        config.model, num_classes=train_list.num_classes, clip=config.data, classes=train_list.classes
+    )
+    if config.train.init_from is not None:
+        warm_start(model, config.train.init_from, new_head=config.train.new_head)
+    model.set_grad_checkpointing(config.train.grad_checkpointing)
+    freeze(model, config.train.trained_blocks)
+    return model
+
+
+def warm_start(model: XViT, path: str, *, new_head: bool) -> None:
+    """Take the weights of another of our or the authors' models; with `new_head` all but its classifier.
+
+    Raises WeightsError listing what does not fit.
+    """
+    source = load_model(path).state_dict()
+    if new_head:
+        source = {name: tensor for name, tensor in source.items() if not name.startswith("head.fc.")}
+        source |= {f"head.fc.{name}": tensor for name, tensor in model.head.fc.state_dict().items()}
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ source.keys())
+    wrong += sorted(n for n in own.keys() & source.keys() if own[n].shape != source[n].shape)
+    if wrong:
+        hint = "; add train.new_head=true for other classes" if any("head.fc" in n for n in wrong) else ""
+        raise WeightsError(path, f"does not fit the model of this run: {', '.join(wrong[:6])}{hint}")
+    model.load_state_dict(source)
+
+
+def load_lists(config: Config) -> tuple[Manifest, Manifest]:
+    """The train and val lists of `data.root`. Raises DatasetError on empty or contradicting ones."""
+    if config.data.root is None:
+        raise ConfigError("data.root is not set; add data.root=FOLDER, the folder that holds your videos")
+    train_list = load_manifest(config.data, "train")
+    val_list = load_manifest(config.data, "val", classes=train_list.classes)
+    for manifest in (train_list, val_list):
+        if not manifest.records:
+            raise DatasetError(f"{config.data.root}: no videos in the {manifest.split} split")
+    if len(train_list.classes) == 1 and len(train_list.classes[0]) == 1:
+        name = train_list.classes[0][0]
+        raise DatasetError(
+            f"{config.data.root}: only one class, {name!r}: is this the folder above the classes?"
+        )
+    for task, names in enumerate(train_list.classes):
+        columns = slice(task, task + 1) if len(train_list.classes) > 1 else slice(None)
+        known = {label for record in train_list.records for label in record.labels[columns]}
+        unseen = {label for record in val_list.records for label in record.labels[columns]} - known - {-1}
+        if unseen:
+            raise DatasetError(
+                f"{config.data.root}: the class {names[min(unseen)]!r} is in val but not in train"
+            )
+    return train_list, val_list
