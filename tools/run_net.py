@@ -9,4 +9,5 @@ if __name__ == "__main__":
     try:
         main()
     except XViTError as err:
-        sys.exit(f"run_net.py: {' '.join(str(err).split())}")
+        print(f"run_net.py: {' '.join(str(err).split())}", file=sys.stderr)
+        sys.exit(2)

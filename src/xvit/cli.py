@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -68,22 +66,10 @@ def train(
 
     settings = load_config(config, overrides or ())
     from xvit.engine.train import train as train_model
-    from xvit.report.curves import write_curves
+    from xvit.report.curves import conclude
 
-    folder = train_model(settings)
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes one speaks
-    write_curves(folder)
-    found = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
-    for path, reason in found["unreadable"].items():
-        typer.echo(f"not read: {path}: {reason}")
-    if found["stopped"]:
-        typer.echo(
-            f"stopped at step {found['step']} of {found['steps']}, saved {folder}; resume with the same"
-        )
-        typer.echo("command and train.resume=auto")
-    else:
-        typer.echo(f"saved {folder}; next: xvit eval {folder} --views 3x1")
+    again = ["xvit", "train", config, *(overrides or ())]
+    train_model(settings, conclude=lambda folder: conclude(folder, again))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -300,18 +301,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _launch(job["NUM_GPUS"] if "NUM_GPUS" in settings else None, job["NUM_SHARDS"], number, args.init_method)
     for line in notes if _is_main() else ():
         print(f"note: {line}", file=sys.stderr)
-    _run(config, job)
+    again = ["python", sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
+    _run(config, job, again)
 
 
-def _run(config: Config, job: Settings) -> None:
+def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
     from xvit.engine.protocol import evaluate_run
     from xvit.engine.results import table
     from xvit.engine.train import train
+    from xvit.report.curves import conclude
 
     weights = job["TEST.CHECKPOINT_FILE_PATH"]
     if job["TRAIN.ENABLE"]:
-        weights = str(train(config))
-    if job["TEST.ENABLE"] and _is_main():
+        run = train(config, conclude=lambda folder: conclude(folder, again))
+        if json.loads((run / "metrics.json").read_text(encoding="utf8"))["stopped"]:
+            return  # who stops a training does not wait for its test
+        weights = str(run)
+    if job["TEST.ENABLE"]:
         if not weights:
             raise ConfigError("TEST.CHECKPOINT_FILE_PATH is not set: which weights are to be tested?")
         size = job["DATA.TEST_CROP_SIZE"]
@@ -324,7 +330,8 @@ def _run(config: Config, job: Settings) -> None:
             + ([f"data.size={size}"] if size else []),
             output=Path(config.output),
         )
-        print(table(evaluated.found))
+        if _is_main():
+            print(table(evaluated.found))
 
 
 def _is_main() -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from xvit.config import load_config
 from xvit.data.synth import write_motion_set
@@ -76,6 +77,10 @@ def losses(run: Path) -> list[float]:
     return [event["loss"] for event in read_log(run) if event["event"] == "step"]
 
 
+def tops(run: Path) -> list[float]:
+    return [event["top1"] for event in read_log(run) if event["event"] == "step"]
+
+
 def metrics(run: Path) -> dict[str, float]:
     found = json.loads((run / "metrics.json").read_text())
     assert found.pop("unreadable") == {}
@@ -103,12 +108,34 @@ def test_two_processes_train_as_one(videos: Path, alone: Path, tmp_path: Path) -
     assert len(losses(run)) == 10  # one process writes the log
     assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
     assert max(losses(run)) - min(losses(run)) > 0.01
+    assert tops(run) == pytest.approx(tops(alone))
     assert metrics(run) == pytest.approx(metrics(alone))
     scored = [json.loads((run / f"scored_{rank}.json").read_text()) for rank in (0, 1)]
     times = 2  # after the second epoch and at the end
     assert sorted(scored[0] + scored[1]) == sorted(list(range(7)) * times)
     assert all(scored)
     assert output.count("multiply-adds a clip") == 1  # and one speaks
+
+
+def test_weights_in_parts_train_as_one_and_resume(videos: Path, alone: Path, tmp_path: Path) -> None:
+    """FSDP on two processes to step 6, then one process alone with their files: the run of one process."""
+    run = tmp_path / "run"
+    common = [item for item in settings(videos, run) if not item.startswith("train.max_steps")]
+    process = start(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2),
+        *("-m", "xvit", "train", "demo/motion", *common, "train.max_steps=6", "train.shard=fsdp"),
+        cwd=tmp_path,
+    )
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert losses(run) == pytest.approx(losses(alone)[:6], abs=1e-5)
+    best, whole = load_file(run / "best" / "model.safetensors"), load_file(alone / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in best.items()} == {n: t.shape for n, t in whole.items()}
+    train(load_config("demo/motion", [*settings(videos, run), "train.resume=auto"]), quiet=True)
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
+    resumed = load_file(run / "model.safetensors")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_two_machines_by_the_original_command(videos: Path, alone: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from xvit.config import ClipConfig, Mixing, ModelConfig, TrainConfig
 from xvit.engine.optim import (
     Blend,
     classification_loss,
+    correct,
     draw_blend,
     freeze,
     learning_rate,
@@ -136,3 +137,14 @@ def test_a_blend_is_worth_its_weight(alphas: tuple[float, float]) -> None:
         tolerance = 1e-5 if blend.box is None else 0.15  # a box has whole pixels
         torch.testing.assert_close(joined, expected, atol=tolerance, rtol=0)
     assert draw_blend(4, 0.0, 0.0, torch.Generator()) is None
+
+
+def test_correct_counts_all_tasks_and_the_larger_share() -> None:
+    logits = torch.tensor([[9.0, 0, 0, 9], [0, 9, 9, 0], [9, 0, 9, 0]])
+    labels = torch.tensor([[0, 1], [1, 1], [0, 0]])
+    assert correct(logits, labels, (2, 2)).tolist() == [True, False, True]
+    partner = torch.tensor([1, 2, 0])
+    larger, smaller = Blend(0.6, partner), Blend(0.4, partner)
+    assert correct(logits, labels, (2, 2), blend=larger).tolist() == [True, False, True]
+    swapped = torch.stack([logits[1], logits[2], logits[0]])
+    assert correct(swapped, labels, (2, 2), blend=smaller).tolist() == [False, True, True]

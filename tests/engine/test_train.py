@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from safetensors.torch import load_file
 
 from xvit.config import Config, load_config
 from xvit.data.synth import write_motion_set
+from xvit.engine import signals
 from xvit.engine import train as train_module
+from xvit.engine.checkpoint import load_newest
 from xvit.engine.runlog import read_log
 from xvit.engine.setup import Run, build_run, expected_cost
 from xvit.engine.train import train
-from xvit.errors import DatasetError, WeightsError, XViTError
+from xvit.errors import ConfigError, DatasetError, WeightsError, XViTError
 from xvit.types import Batch
 
 SMALL = (
@@ -406,13 +409,129 @@ def test_a_stop_during_validation_validates_on_resuming(
     assert scores[0] == scores[1]
 
 
-def test_a_full_disk_is_one_line(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
+def train_within(config: Config, largest: int, complaint: Path) -> None:
+    """Train where the system lets no file grow beyond `largest` bytes, as a full disk would not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    try:
+        train(config, quiet=True)
+    except XViTError as err:
+        complaint.write_text(str(err))
 
-    monkeypatch.setattr(train_module, "save_model", full)
-    with pytest.raises(XViTError, match=r"No space left on device; make room and go on with"):
-        train(small_config(videos, tmp_path / "r", "train.max_steps=1"), quiet=True)
+
+@pytest.mark.parametrize("too_large", ["state.pt", "model.safetensors"])
+def test_a_full_disk_costs_only_what_is_being_written(videos: Path, tmp_path: Path, too_large: str) -> None:
+    changes = ("train.ema_decay=null", "train.epochs=2", "train.eval_every=2")
+    whole = train(small_config(videos, tmp_path / "whole", *changes), quiet=True)
+    run, complaint = tmp_path / "r", tmp_path / "complaint"
+    train(small_config(videos, run, *changes, "train.max_steps=3"), quiet=True)
+    before = {path.name: path.read_bytes() for path in run.glob("checkpoints/*/state.pt")}
+    (largest,) = {path.stat().st_size for path in whole.rglob(too_large) if "best" not in path.parts[:-1]}
+    config = small_config(videos, run, *changes, "train.resume=auto")
+    process = multiprocessing.get_context("forkserver").Process(
+        target=train_within, args=(config, largest - 1, complaint)
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert "File too large" in complaint.read_text()
+    assert "whole" in complaint.read_text()
+    assert before
+    assert load_newest(run) is not None
+    train(config, quiet=True)
+    assert_same_weights(run, whole)
+
+
+def train_with_an_endless_step(config: Config, signs: Path) -> None:
+    """The fourth step's loss takes an hour; signals are heard and change nothing about that."""
+    torch.set_num_threads(1)
+    signals.GRACE_SECONDS = 1.0
+    real, calls = train_module.classification_loss, []
+
+    def slow(*args: object, **kwargs: object) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            (signs / "waiting").touch()
+            time.sleep(3600)
+        return real(*args, **kwargs)
+
+    train_module.classification_loss = slow
+    train(config, quiet=True, conclude=lambda folder: (signs / "concluded").touch())
+
+
+def test_a_signal_does_not_wait_for_an_endless_step(videos: Path, finished: Path, tmp_path: Path) -> None:
+    config = small_config(videos, tmp_path / "r", "train.resume=auto", "data.num_workers=1")
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=train_with_an_endless_step, args=(config, tmp_path))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 0
+    assert (tmp_path / "concluded").exists()
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert (metrics["step"], metrics["stopped"]) == (3, True)
+    train(config, quiet=True)
+    assert_same_weights(tmp_path / "r", finished)
+
+
+def test_the_scaler_of_fp16_survives_a_restart(videos: Path, tmp_path: Path) -> None:
+    """On a CPU Accelerate makes none, so one of torch's is put in its place."""
+    config = small_config(videos, tmp_path / "r")
+    run = build_run(config)
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    run.accelerator.scaler.scale(torch.ones(()))  # as a first step does
+    run.save(1)
+    state = load_newest(tmp_path / "r")
+    assert state is not None
+    again = build_run(config)
+    again.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    again.load_state(state)
+    assert again.accelerator.scaler.state_dict()["scale"] == 1024.0
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        build_run(small_config(videos, tmp_path / "s", "train.precision=fp16"))
+
+
+def test_checkpointed_gradients_are_the_same(videos: Path, tmp_path: Path) -> None:
+    """And cost a second forward pass of the block."""
+    states, calls = [], []
+    for checkpointing in ("false", "true"):
+        run = build_run(
+            small_config(
+                videos, tmp_path / "r", f"train.grad_checkpointing={checkpointing}", "model.dropout=0"
+            )
+        )
+        (batch,) = next(iter(run.batches(run.loader)))
+        run.network.train()
+        count = []
+        run.model.backbone.blocks[0].attn.register_forward_hook(lambda *_, count=count: count.append(1))
+        train_module.train_step(run, [batch], 0, 0.1)
+        calls.append(len(count))
+        states.append(run.model.state_dict())
+    assert calls == [1, 2]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor)
+
+
+def test_compile_is_what_trains(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backend that needs no compiler; the losses are those of the plain run."""
+    real, compiled = torch.compile, []
+
+    def light(model: torch.nn.Module) -> object:
+        compiled.append(model)
+        return real(model, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", light)
+    settings = ("train.max_steps=2", "model.dropout=0", "train.eval_every=4")
+    runs = [
+        train(small_config(videos, tmp_path / flag, *settings, f"train.compile={flag}"), quiet=True)
+        for flag in ("true", "false")
+    ]
+    assert len(compiled) == 1
+    losses = [[e["loss"] for e in read_log(run) if e["event"] == "step"] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_a_batch_without_a_readable_video_changes_nothing(videos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,14 @@ def make_accelerator(config: Config) -> Accelerator:
         if precision == "fp16":
             raise ConfigError("train.shard=fsdp is for fp32 and bf16; use train.precision=bf16")
     return accelerator
+
+
+def meet(device: str) -> Accelerator | None:
+    """The processes that torchrun started, for an evaluation they share; None where this one is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    AcceleratorState._reset_state(reset_partial_state=True)  # a training before has parted from them
+    return Accelerator(cpu=device == "cpu")
 
 
 def shard(model: XViT, accelerator: Accelerator) -> None:

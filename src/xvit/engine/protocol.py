@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from xvit import __version__
 from xvit.config import ClipConfig, Config, load_config, parse_views
 from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
 from xvit.engine.evaluate import evaluate, view_order
 from xvit.engine.journal import Journal
+from xvit.engine.processes import meet
 from xvit.engine.results import read_groups, results
 from xvit.engine.runlog import ProgressLine
 from xvit.engine.scores import Evaluation, write_predictions, write_scores, write_submission
@@ -60,6 +62,7 @@ def evaluate_run(
     own), `views` crops×clips (default: the configuration's), `groups` a csv of recordings (`read_groups`).
     Files go to `output` (default: `eval` inside the run, beside the file, or in runs/NAME). A list without
     labels also gives `submission.csv`. Interrupted, the same call goes on with what is not finished.
+    Processes that torchrun started each score a part of the videos, and the first writes.
     """
     path = pull(str(model)) if str(model) in FILES else Path(model)
     network = load_model(path)
@@ -87,16 +90,25 @@ def evaluate_run(
             "stop_margin": stop_margin,
         },
     }
-    journal = Journal(folder / "unfinished.bin", {**about, "torch": version("torch")})
-    evaluation = _score(network, manifest, config, clip, journal, stop_margin, quiet)
+    together = meet(config.device)
+    rank, processes = (together.process_index, together.num_processes) if together else (0, 1)
+    part = "" if processes == 1 else f".{rank}"
+    journal = Journal(
+        folder / f"unfinished{part}.bin", {**about, "torch": version("torch"), "processes": processes}
+    )
+    evaluation = _score(network, manifest, config, clip, journal, stop_margin, quiet, together)
     recordings = read_groups(groups) if groups is not None else None
     found = {**results(evaluation, top_k=top_k, groups=recordings), **about, **_circumstances(command)}
-    write_scores(evaluation, folder / "scores.npz")
-    write_predictions(evaluation, folder / "predictions.csv")
-    if not evaluation.labels.shape[1]:
-        write_submission(evaluation, folder / "submission.csv")
-    write_results(found, folder / "results.json")
+    if rank == 0:
+        write_scores(evaluation, folder / "scores.npz")
+        write_predictions(evaluation, folder / "predictions.csv")
+        if not evaluation.labels.shape[1]:
+            write_submission(evaluation, folder / "submission.csv")
+        write_results(found, folder / "results.json")
     journal.close()
+    if together is not None:
+        together.wait_for_everyone()
+        together.end_training()
     return EvaluatedRun(evaluation, found, folder, manifest, clip)
 
 
@@ -127,17 +139,20 @@ def _score(
     journal: Journal,
     stop_margin: float | None,
     quiet: bool,
+    together: Accelerator | None,
 ) -> Evaluation:
+    rank, processes = (together.process_index, together.num_processes) if together else (0, 1)
     crops, clips = parse_views(config.eval.views)
     finished = {int(row) for part in journal.finished for row in part.rows}
-    rows = np.array([row for row in range(len(manifest.records)) if row not in finished], np.int64)
+    own = range(rank, len(manifest.records), processes)
+    rows = np.array([row for row in own if row not in finished], np.int64)
     rest = dataclasses.replace(manifest, records=[manifest.records[row] for row in rows.tolist()])
     dataset = VideoDataset(rest, clip, views=(crops, clips), on_error=config.data.on_error)
     videos = max(1, config.eval.batch_size // (crops * clips))
     loader = make_loader(dataset, batch_size=videos, shuffle=False, num_workers=config.data.num_workers)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
-    network.to("cpu" if device == "auto" else device)
-    with ProgressLine("eval", len(manifest.records), quiet=quiet) as bar:
+    network.to(together.device if together else "cpu" if device == "auto" else device)
+    with ProgressLine("eval", len(own), quiet=quiet or rank > 0) as bar:
         if finished:
             bar.advance(len(finished))
         return evaluate(
@@ -148,6 +163,7 @@ def _score(
             clips_per_pass=config.eval.batch_size,
             view_order=view_order(crops, clips),
             stop_margin=stop_margin,
+            accelerator=together,
             earlier=journal.finished,
             on_scored=journal.add,
             on_progress=bar.advance,

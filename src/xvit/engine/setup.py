@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from xvit.engine.processes import collect_state, make_accelerator, restore_state
 from xvit.engine.start import load_lists, make_model
 from xvit.errors import ConfigError, WeightsError, XViTError
 from xvit.models import XViT, save_model
-from xvit.models.convert import convert_weights
+from xvit.models.convert import convert_weights, save_torch
 from xvit.models.cost import activations, multiply_adds
 from xvit.types import Batch
 
@@ -82,6 +83,9 @@ class Run:
         self.optimizer, self.loader = self.accelerator.prepare(optimizer, loader)
         self.metrics: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
+        self.step = 0
+        self.changing = threading.RLock()  # held while weights change or are written
+        self.finished = False
         self.worse = 0
         self.validated = 0
         self.nonfinite = 0
@@ -188,50 +192,52 @@ class Run:
 
     def note(self, metrics: dict[str, Any], step: int, model: XViT) -> None:
         """Remember the newest validation, of `model`, and the best one, with its model in `best/`."""
-        self.metrics, self.validated = metrics, step
         name = self.config.train.best_metric
-        if metrics.get(name, 0.0) > self.best.get(f"best_{name}", -1.0):
-            self.best = {f"best_{name}": metrics.get(name, 0.0), "best_step": step}
-            self.worse = 0
+        with self.changing:
+            self.metrics, self.validated = metrics, step
+            if metrics.get(name, 0.0) <= self.best.get(f"best_{name}", -1.0):
+                self.worse += 1
+                return
+            self.best, self.worse = {f"best_{name}": metrics.get(name, 0.0), "best_step": step}, 0
             if self.is_main:
                 save_model(model, self.folder / "best")
                 write_yaml(self.config, self.folder / "best" / "config.yaml")
-        else:
-            self.worse += 1
 
     def save(self, step: int) -> None:
         """Write a checkpoint. Every process has to call it, one writes."""
-        state = {
-            "step": step,
-            **collect_state(self.model, self.optimizer.optimizer),
-            "average": None if self.average is None else collect_state(self.average),
-            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            "metrics": self.metrics,
-            "best": self.best,
-            "worse": self.worse,
-            "validated": self.validated,
-            "nonfinite": self.nonfinite,
-            "unreadable": self.all_unreadable(),
-        }
-        if self.is_main:
-            save_checkpoint(self.folder, step, state, keep_last=self.config.train.keep_last)
+        with self.changing:
+            state = {
+                "step": step,
+                **collect_state(self.model, self.optimizer.optimizer),
+                "average": None if self.average is None else collect_state(self.average),
+                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+                "metrics": self.metrics,
+                "best": self.best,
+                "worse": self.worse,
+                "validated": self.validated,
+                "nonfinite": self.nonfinite,
+                "unreadable": self.all_unreadable(),
+            }
+            if self.is_main:
+                save_checkpoint(self.folder, step, state, keep_last=self.config.train.keep_last)
 
     def save_released(self, epoch: int) -> None:
         """Write `checkpoints/checkpoint_epoch_00012.pyth` after epoch 12, in the released code's layout.
 
         Every process has to call it. A sharded optimiser's state goes by the weights' names.
         """
-        model, optimizer = self.evaluated(), self.optimizer.state_dict()
-        if self.sharded:
-            optimizer = collect_state(self.model, self.optimizer.optimizer).get("optimizer")
-        if self.is_main:
-            target = self.folder / "checkpoints" / f"checkpoint_epoch_{epoch:05}.pyth"
-            draft = target.with_suffix(".unfinished")
-            save_model(model, self.folder)
-            convert_weights(self.folder, draft)
-            content = torch.load(draft, weights_only=True)
-            torch.save(content | {"epoch": epoch - 1, "optimizer_state": optimizer}, draft)
-            draft.replace(target)
+        with self.changing:
+            model, optimizer = self.evaluated(), self.optimizer.state_dict()
+            if self.sharded:
+                optimizer = collect_state(self.model, self.optimizer.optimizer).get("optimizer")
+            if self.is_main:
+                target = self.folder / "checkpoints" / f"checkpoint_epoch_{epoch:05}.pyth"
+                draft = target.with_suffix(".unfinished")
+                save_model(model, self.folder)
+                convert_weights(self.folder, draft)
+                content = torch.load(draft, weights_only=True)
+                save_torch(content | {"epoch": epoch - 1, "optimizer_state": optimizer}, draft)
+                draft.replace(target)
 
     def load_state(self, state: dict[str, Any]) -> int:
         """Take over a checkpoint's state and return its step."""
@@ -247,7 +253,8 @@ class Run:
         self.metrics, self.best = state["metrics"], state["best"]
         self.worse, self.nonfinite = state["worse"], state["nonfinite"]
         self.validated, self.unreadable = state["validated"], state["unreadable"]
-        return int(state["step"])
+        self.step = int(state["step"])
+        return self.step
 
 
 def _averaged(average: AveragedModel) -> XViT:

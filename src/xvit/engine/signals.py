@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 REPEAT_SECONDS = 3.0
+GRACE_SECONDS = 12.0  # for the step that is under way; clusters kill 30 s after they have asked
 
 
 class StopSignal:
@@ -17,13 +20,18 @@ class StopSignal:
     One that comes within REPEAT_SECONDS is still the first: torchrun passes on what the terminal or the
     cluster sent to all processes already.
 
+    Where the block is not left GRACE_SECONDS later, a thread of its own calls `overdue`: Python runs no
+    handler while one long operation of torch, such as a backward pass, lasts.
+
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overdue: Callable[[], None] | None = None) -> None:
         self.requested = False
+        self.overdue = overdue
         self._since = 0.0
         self._previous: dict[int, Any] = {}
+        self._left = threading.Event()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested and time.monotonic() - self._since > REPEAT_SECONDS:
@@ -31,12 +39,27 @@ class StopSignal:
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
 
+    def _watch(self) -> None:
+        """Wait for a signal's number, which Python writes here at once, then for the end of the block."""
+        while (heard := self._reader.recv(1)) and heard[0] not in self._previous:
+            pass
+        if heard and not self._left.wait(GRACE_SECONDS) and self.overdue is not None:
+            self.overdue()
+
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)
+            self._reader, self._writer = socket.socketpair()
+            self._writer.setblocking(False)
+            self._woken = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._left.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous:
+            signal.set_wakeup_fd(self._woken)
+            self._writer.close()

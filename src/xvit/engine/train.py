@@ -7,8 +7,11 @@ import errno
 import itertools
 import json
 import math
+import multiprocessing
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +34,14 @@ from xvit.models import save_model
 from xvit.types import Batch
 
 
-def train(config: Config, *, quiet: bool = False) -> Path:
+def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], None] | None = None) -> Path:
     """Train as configured and return the run folder.
 
     The folder holds `config.yaml`, `model.safetensors` + `config.json` (with class names), `log.jsonl`,
     `metrics.json`, `checkpoints/`, and in `best/` the model of the best validation. SIGINT or
     SIGTERM ends the run after the current step with all of these written; with `train.resume=auto` the same
-    call goes on from there, bit for bit on a CPU.
+    call goes on from there, bit for bit on a CPU. `conclude` is called with the folder when all is written,
+    in the first process; where a step outlasts the patience of who sent a signal, that ends the process.
     Raises ConfigError or DatasetError before anything is trained, XViTError where the loss is not finite.
     """
     run = build_run(config)
@@ -57,7 +61,7 @@ def train(config: Config, *, quiet: bool = False) -> Path:
     if run.is_main and not quiet:
         print(run.describe(int(steps)))
     with (
-        StopSignal() as stop,
+        StopSignal(lambda: give_up_step(run, log, int(steps), conclude)) as stop,
         ProgressLine("train", int(steps), done=step, quiet=quiet or not run.is_main) as bar,
         full_disk_named(folder),
     ):
@@ -91,6 +95,8 @@ def train(config: Config, *, quiet: bool = False) -> Path:
                     break
                 waited = time.perf_counter()
         finish(run, log, step, int(steps), stopped=stopped)
+    if conclude is not None and run.is_main:
+        conclude(folder)
     return folder
 
 
@@ -137,14 +143,12 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> StepRes
         hits = correct(logits.detach(), batch.labels, run.model.num_classes, blend=blend)
         totals += torch.stack([loss.detach(), hits.float().mean()]) * share
     mean, top1 = run.over_processes(totals)
-    if math.isfinite(mean):
-        if settings.clip_grad_norm is not None:
-            accelerator.clip_grad_norm_(run.network.parameters(), settings.clip_grad_norm)
-        run.optimizer.step()
-        if run.average is not None:
-            run.average.update_parameters(run.model)
-    else:
-        run.nonfinite += 1
+    with run.changing:
+        if math.isfinite(mean):
+            update(run)
+        else:
+            run.nonfinite += 1
+        run.step = step + 1
         if run.nonfinite > settings.max_nonfinite:
             videos = [run.train_list.records[row].path for batch in passes for row in batch.index.tolist()]
             raise XViTError(
@@ -153,6 +157,16 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> StepRes
             )
     run.optimizer.zero_grad(set_to_none=True)
     return StepResult(mean, top1)
+
+
+def update(run: Run) -> None:
+    """Clip the gradients, let the optimiser step, follow with the average."""
+    limit = run.config.train.clip_grad_norm
+    if limit is not None:
+        run.accelerator.clip_grad_norm_(run.network.parameters(), limit)
+    run.optimizer.step()
+    if run.average is not None:
+        run.average.update_parameters(run.model)
 
 
 def blank_like(batch: Batch) -> Batch:
@@ -217,8 +231,43 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         ) from err
 
 
+def give_up_step(run: Run, log: RunLog, steps: int, conclude: Callable[[Path], None] | None) -> None:
+    """Save what the last whole step left and end the process, in the middle of the step that takes too long.
+
+    Of several processes none can do that without the others; their steps are waited for.
+    """
+    if run.accelerator.num_processes > 1:
+        return
+    with run.changing:
+        if run.finished:
+            return
+        code = 0
+        try:
+            run.save(run.step)
+            finish(run, log, run.step, steps, stopped=True)
+            if conclude is not None:
+                conclude(run.folder)
+        except (OSError, XViTError) as err:
+            print(f"xvit: {err}", file=sys.stderr)
+            code = 2
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> None:
     """Write the model and the final metrics."""
+    with run.changing:
+        write_results(run, log, step, steps, stopped)
+        run.finished = True
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
+
+
+def write_results(run: Run, log: RunLog, step: int, steps: int, stopped: bool) -> None:
+    """The last event, the model, `metrics.json`."""
     metrics = {"step": step, "steps": steps, "stopped": stopped, **run.best, **run.metrics}
     metrics["unreadable"] = run.all_unreadable()
     log.write("end", **metrics)
@@ -227,8 +276,6 @@ def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> No
         save_model(model, run.folder)
         text = json.dumps(metrics, indent=2) + "\n"
         (run.folder / "metrics.json").write_text(text, encoding="utf8")
-    run.accelerator.wait_for_everyone()
-    run.accelerator.end_training()
 
 
 def seed_step(seed: int, step: int, rank: int) -> torch.Generator:

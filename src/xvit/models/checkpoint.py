@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from xvit.config import ClipConfig, ModelConfig
@@ -48,7 +48,8 @@ def write_folder(
         description["origin"] = dict(origin)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(state, folder / f".{WEIGHTS}", metadata={"format": "pt"})
+    content = save(state, metadata={"format": "pt"})
+    (folder / f".{WEIGHTS}").write_bytes(content)  # of a full disk Python tells more than safetensors
     (folder / f".{CONFIG}").write_text(json.dumps(description, indent=1), encoding="utf8")
     for name in (WEIGHTS, CONFIG):
         os.replace(folder / f".{name}", folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +52,13 @@ def inspect_weights(path: str | Path, **known: Any) -> dict[str, Any]:
         "clip": clip.model_dump(mode="json"),
         "tensors": [(name, tuple(v.shape), _dtype(v)) for name, v in state.items()],
     }
+
+
+def save_torch(content: object, path: Path) -> None:
+    """`torch.save`, but a full disk is an OSError that says so."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def convert_weights(source: str | Path, target: str | Path, **known: Any) -> list[Row]:
@@ -119,7 +127,7 @@ def _to_theirs(source: Path, target: Path) -> list[Row]:
             "optimizer_state": {},
             "cfg": origin["cfg"],
         }
-    torch.save(content, target)
+    save_torch(content, target)
     names = {to_their_name(name, temporal): name for name in state}
     return [Row(names.get(n, UNUSED + n), n, tuple(v.shape), _dtype(v)) for n, v in theirs.items()]
 

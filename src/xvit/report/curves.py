@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +38,21 @@ def write_curves(run: Path) -> Path:
     path = run / "curves.png"
     picture.save(path)
     return path
+
+
+def conclude(run: Path, command: Sequence[str]) -> None:
+    """Draw the curves and tell where everything is; `command` began the run and would go on with it."""
+    write_curves(run)
+    found = json.loads((run / "metrics.json").read_text(encoding="utf8"))
+    for path, reason in found["unreadable"].items():
+        print(f"not read: {path}: {reason}")
+    if not found["stopped"]:
+        print(f"saved {run}; next: xvit eval {run} --views 3x1")
+        return
+    words = [word for word in command if word.strip() and not word.startswith("train.resume=")]
+    launched = " (launched as before)" if "RANK" in os.environ else ""
+    print(f"stopped at step {found['step']} of {found['steps']}, saved {run}; resume with{launched}")
+    print(f"  {shlex.join([*words, 'train.resume=auto'])}")
 
 
 def _panel(draw: ImageDraw.ImageDraw, top: int, title: str, points: Points, last: float) -> None:
