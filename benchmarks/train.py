@@ -1,6 +1,6 @@
 """What does the engine cost beside the model? A step of the training loop over forward, backward and update.
 
-    python benchmarks/train.py --frames 4 --runs 7 --threads 1
+    python benchmarks/train.py --frames 16 --runs 5 --threads 1
 
 Both sides run in turn on the same model and the same clips in memory, in changing order; the overhead is the
 median of the rounds' ratios, minus one. The engine's side has everything a step of `train` does but decoding:
@@ -49,11 +49,12 @@ def engine_step(run: Run, batch: Batch, log: RunLog, bar: ProgressLine, step: in
     """What `train` does from one batch to the next."""
     began = time.perf_counter()
     rate = engine.learning_rate(step / STEPS, run.config.train)
-    loss = engine.train_step(run, [batch.to("cpu")], step, rate)
+    loss, top1 = engine.train_step(run, [batch.to("cpu")], step, rate)
+    values = {"loss": loss, "top1": top1, "lr": rate}
     seconds = time.perf_counter() - began
-    log.write("step", step=step, epoch=0, loss=loss, lr=rate, seconds=seconds, waiting=0.0)
-    bar.step(clips=len(batch.index), seconds=seconds, waiting=0.0, loss=loss, lr=rate)
-    run.trackers.log({"loss": loss, "lr": rate}, step=step)
+    log.write("step", step=step, epoch=0, **values, seconds=seconds, waiting=0.0)
+    bar.step(clips=len(batch.index), seconds=seconds, waiting=0.0, **values)
+    run.track("train", values, step)
     run.anywhere(False)
 
 

@@ -169,7 +169,7 @@ KEYS: dict[str, Rule] = {
     "TEMPORAL_HEAD.MLP_DIM": _SHAPE,
     "TEMPORAL_HEAD.NUM_ATTENTION_HEADS": to("model.head_num_heads"),
     "TEMPORAL_HEAD.NUM_HIDDEN_LAYERS": to("model.head_depth"),
-    "TENSORBOARD": note("log.jsonl and report.html; or train.trackers=[tensorboard]"),
+    "TENSORBOARD": note("log.jsonl and curves.png; or train.trackers=[tensorboard]"),
     "TEST.BATCH_SIZE": to("eval.batch_size"),
     "TEST.CHECKPOINT_FILE_PATH": _JOB,
     "TEST.CHECKPOINT_TYPE": note("recognised from the file"),
