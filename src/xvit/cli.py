@@ -65,11 +65,13 @@ def train(
     from xvit.config import load_config
 
     settings = load_config(config, overrides or ())
+    from xvit.engine.processes import part
     from xvit.engine.train import train as train_model
     from xvit.report.curves import conclude
 
     again = ["xvit", "train", config, *(overrides or ())]
     train_model(settings, conclude=lambda folder: conclude(folder, again))
+    part()
 
 
 def main() -> None:

@@ -306,6 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
+    from xvit.engine.processes import part
     from xvit.engine.protocol import evaluate_run
     from xvit.engine.results import table
     from xvit.engine.train import train
@@ -315,7 +316,7 @@ def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
     if job["TRAIN.ENABLE"]:
         run = train(config, conclude=lambda folder: conclude(folder, again))
         if json.loads((run / "metrics.json").read_text(encoding="utf8"))["stopped"]:
-            return  # who stops a training does not wait for its test
+            return part()  # who stops a training does not wait for its test
         weights = str(run)
     if job["TEST.ENABLE"]:
         if not weights:
@@ -332,6 +333,7 @@ def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
         )
         if _is_main():
             print(table(evaluated.found))
+    part()
 
 
 def _is_main() -> bool:

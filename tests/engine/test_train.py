@@ -420,7 +420,7 @@ def train_within(config: Config, largest: int, complaint: Path) -> None:
 
 @pytest.mark.parametrize("too_large", ["state.pt", "model.safetensors"])
 def test_a_full_disk_costs_only_what_is_being_written(videos: Path, tmp_path: Path, too_large: str) -> None:
-    changes = ("train.ema_decay=null", "train.epochs=2", "train.eval_every=2")
+    changes = ("train.ema_decay=null", "train.epochs=2", "train.eval_every=2", "data.num_workers=0")
     whole = train(small_config(videos, tmp_path / "whole", *changes), quiet=True)
     run, complaint = tmp_path / "r", tmp_path / "complaint"
     train(small_config(videos, run, *changes, "train.max_steps=3"), quiet=True)

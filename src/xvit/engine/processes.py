@@ -59,8 +59,15 @@ def meet(device: str) -> Accelerator | None:
     """The processes that torchrun started, for an evaluation they share; None where this one is alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
-    AcceleratorState._reset_state(reset_partial_state=True)  # a training before has parted from them
+    AcceleratorState._reset_state()
     return Accelerator(cpu=device == "cpu")
+
+
+def part() -> None:
+    """Leave the other processes, at the very end: having met once, they cannot meet again safely."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def shard(model: XViT, accelerator: Accelerator) -> None:

@@ -108,7 +108,6 @@ def evaluate_run(
     journal.close()
     if together is not None:
         together.wait_for_everyone()
-        together.end_training()
     return EvaluatedRun(evaluation, found, folder, manifest, clip)
 
 

@@ -263,7 +263,8 @@ def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> No
         write_results(run, log, step, steps, stopped)
         run.finished = True
     run.accelerator.wait_for_everyone()
-    run.accelerator.end_training()
+    for tracker in run.accelerator.trackers:
+        tracker.finish()
 
 
 def write_results(run: Run, log: RunLog, step: int, steps: int, stopped: bool) -> None:
