@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +71,8 @@ def predict(
                 entries = predictor.entries(scores, top_k)
                 writer.write(path, entries)
                 if overlay is not None:
-                    _write_overlay(path, overlay, entries)
+                    lines = tuple((str(entry["label"]), float(entry["score"])) for entry in entries)
+                    _write_overlay(path, overlay, [(0, math.inf, lines)])
             bar.advance()
     _report(failures, len(paths))
 
@@ -160,13 +160,10 @@ def timeline(
         )
         typer.echo(f"saved {html}", err=True)
     if overlay is not None:
-        from xvit.visualize.overlay import Caption, write_overlay
-
-        shown = [Caption(s.start, s.end, ((s.label, s.score),)) for s in segments]
-        if shown and shown[-1].end >= found.seconds:  # an uneven frame rate may take frames beyond
-            shown[-1] = replace(shown[-1], end=math.inf)
-        write_overlay(film, overlay, shown)
-        typer.echo(f"saved {overlay}", err=True)
+        # An uneven frame rate may take frames beyond the last segment's end.
+        ends = [math.inf if s.end >= found.seconds else s.end for s in segments]
+        shown = [(s.start, end, ((s.label, s.score),)) for s, end in zip(segments, ends, strict=True)]
+        _write_overlay(film, overlay, shown)
     text = FORMATS[format](segments)
     if output is None:
         typer.echo(text, nl=False)
@@ -192,11 +189,13 @@ def load_predictor(model: str, device: str, precision: str) -> Predictor:
         raise ConfigError(f"--device {device}: {str(err).splitlines()[0]}") from err
 
 
-def _write_overlay(video: str, overlay: Path, entries: list[dict[str, str | float]]) -> None:
+def _write_overlay(
+    video: str, overlay: Path, captions: list[tuple[float, float, tuple[tuple[str, float], ...]]]
+) -> None:
+    """captions: (start, end, lines of label and score), in seconds."""
     from xvit.visualize.overlay import Caption, write_overlay
 
-    lines = tuple((str(entry["label"]), float(entry["score"])) for entry in entries)
-    write_overlay(video, overlay, [Caption(0, math.inf, lines)])
+    write_overlay(video, overlay, [Caption(*caption) for caption in captions])
     typer.echo(f"saved {overlay}", err=True)
 
 
