@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -190,7 +191,7 @@ def load_predictor(model: str, device: str, precision: str) -> Predictor:
 
 
 def _write_overlay(
-    video: str, overlay: Path, captions: list[tuple[float, float, tuple[tuple[str, float], ...]]]
+    video: str, overlay: Path, captions: Sequence[tuple[float, float, tuple[tuple[str, float], ...]]]
 ) -> None:
     """captions: (start, end, lines of label and score), in seconds."""
     from xvit.visualize.overlay import Caption, write_overlay
