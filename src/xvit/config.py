@@ -80,7 +80,8 @@ class ModelConfig(_Section):
                         "interpolate" stretches them, "none" adds nothing.
     temporal_length:    rows of that table; None is the number of frames.
     spatial_resize:     how spatial positions are fitted to other sizes: "timm", or "released" (no antialias).
-    head:               "temporal" is a transformer over frame features, "mean" their mean.
+    head:               "temporal" is a transformer over frame features, "mean" their mean, "moments" their
+                        mean and how they change over the clip, in `head_moments` cosines: for small sets.
     head_positions:     learned temporal positions at the temporal head's input.
     head_init:          "timm", or "mean": the head starts exactly as the mean of the frame features.
     adapters:           width of a small bottleneck after every block, which begins as nothing and trains even
@@ -96,7 +97,8 @@ class ModelConfig(_Section):
     temporal_embedding: Literal["tile", "interpolate", "none"] = "tile"
     temporal_length: Positive | None = None
     spatial_resize: Literal["timm", "released"] = "timm"
-    head: Literal["temporal", "mean"] = "temporal"
+    head: Literal["temporal", "mean", "moments"] = "temporal"
+    head_moments: Positive = 3
     head_depth: Annotated[int, Field(ge=1, le=3)] = 1
     head_num_heads: Positive | None = None
     head_positions: bool = False
@@ -176,6 +178,10 @@ class TrainConfig(_Section):
     max_steps:        ends the run early; the schedule stays that of `epochs`.
     momentum:         of SGD; AdamW's first beta.
     layer_decay:      each block's learning rate over that of the block above it.
+    new_lr_scale:     the learning rate of what an image model lacks (head, temporal embedding, adapters), and
+    gate_lr_scale:    of the learned gates, over `lr`.
+    head_first:       before the first step, fit the head alone to the image model's features of this many
+                      draws of every clip; the fine-tuning then starts from a head that knows something.
     trained_blocks:   the image model's last blocks that train, 0 for the head alone; None trains all.
     init_from:        a run folder or weight file to start from; `new_head` replaces its classifier.
     ema_decay:        evaluate and save an exponential moving average of the weights.
@@ -200,6 +206,9 @@ class TrainConfig(_Section):
     warmup_start_lr: NonNegative = 0.0
     end_lr: NonNegative = 0.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    new_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    gate_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    head_first: Annotated[int, Field(ge=0)] = 0
     trained_blocks: Annotated[int, Field(ge=0)] | None = None
     init_from: str | None = None
     new_head: bool = False

@@ -139,8 +139,7 @@ def parameter_groups(model: XViT, config: TrainConfig) -> list[dict[str, Any]]:
 
     SGD decays everything but the biases behind the last transformer layer, as the released recipe does; AdamW
     leaves out vectors and what `no_weight_decay` names. `layer_decay` d scales block i of n by d**(n − i) and
-    the embeddings by d**(n + 1); what an image model lacks (head, gates, adapters, temporal
-    embedding) learns in full.
+    the embeddings by d**(n + 1); what an image model lacks has scales of its own.
     """
     depth, skip = len(model.backbone.blocks), model.no_weight_decay()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -153,6 +152,8 @@ def parameter_groups(model: XViT, config: TrainConfig) -> list[dict[str, Any]]:
             exempt = parameter.ndim <= 1 or name in skip
         decay = 0.0 if exempt else config.weight_decay
         scale = config.layer_decay ** (depth + 1 - _layer(name, depth))
+        if _layer(name, depth) > depth:
+            scale = config.gate_lr_scale if name.endswith(".mix_gate") else config.new_lr_scale
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)
     return list(groups.values())

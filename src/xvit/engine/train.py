@@ -29,6 +29,7 @@ from xvit.engine.runlog import ProgressLine, RunLog
 from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal
 from xvit.engine.trackers import start_trackers
+from xvit.engine.warmup import fit_head_first
 from xvit.errors import XViTError
 from xvit.models import save_model
 from xvit.types import Batch
@@ -53,6 +54,8 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
     step = run.load_state(state) if state else 0
     run.check_alike(step)
     start_trackers(run.accelerator, config, step)
+    if settings.head_first and state is None:
+        fit_head_first(run, quiet=quiet)
     log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
     steps = min(settings.epochs * run.steps_per_epoch, settings.max_steps or math.inf)
     log.write(

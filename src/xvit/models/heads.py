@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
@@ -82,6 +84,47 @@ class TemporalHead(nn.Module):
             frames = frames + stretch(self.positions, frames.shape[1])
         y = self.mlp(self.blocks(torch.cat([token, frames], dim=1))[:, 0])
         return y if pre_logits else self.fc(y)
+
+
+class MomentsHead(nn.Module):
+    """A linear classifier on the first cosine moments over time of the frame features.
+
+    Moment 0 is the mean, moment 1 sets early frames against late ones, and so on: order in as few numbers as
+    a few dozen videos can teach. The classifier starts on the mean alone.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, num_classes: int, *, moments: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.moments = moments
+        self.register_buffer("centre", torch.zeros(moments * dim))
+        self.register_buffer("scale", torch.ones(moments * dim))
+        self.dropout = nn.Dropout(dropout)
+        self.fc = _classifier(moments * dim, num_classes)
+        with torch.no_grad():
+            self.fc.weight[:, dim:] = 0
+
+    def forward(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """features: (B, T, D) -> logits (B, K), or the moments (B, moments·D) before the classifier."""
+        y = self.dropout((self._moments(features) - self.centre) * self.scale)
+        return y if pre_logits else self.fc(y)
+
+    @torch.no_grad()
+    def standardise(self, features: Tensor) -> None:
+        """From now on every moment has mean 0 and deviation 1 over clips like these, (n, T, D)."""
+        deviation, mean = torch.std_mean(self._moments(features), dim=0)
+        self.centre.copy_(mean)
+        self.scale.copy_(1 / (deviation + 1e-5))
+
+    def _moments(self, features: Tensor) -> Tensor:
+        frames = features.shape[1]
+        time = (torch.arange(frames, device=features.device) + 0.5) / frames
+        order = torch.arange(self.moments, device=features.device)
+        weight = torch.where(order > 0, math.sqrt(2), 1.0) / frames
+        basis = torch.cos(math.pi * order[:, None] * time) * weight[:, None]
+        return (basis.to(features.dtype) @ features).flatten(1)
 
 
 def stretch(table: Tensor, length: int) -> Tensor:

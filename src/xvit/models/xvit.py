@@ -13,7 +13,7 @@ from xvit.config import ClipConfig, Mixing, ModelConfig
 from xvit.errors import ConfigError
 from xvit.models.adapters import add_adapters
 from xvit.models.backbone import build_backbone, embed, load_backbone_weights
-from xvit.models.heads import MeanHead, TemporalHead, stretch
+from xvit.models.heads import MeanHead, MomentsHead, TemporalHead, stretch
 from xvit.models.mixing import SpaceTimeAttention
 
 
@@ -49,7 +49,7 @@ class XViT(nn.Module):
         if config.temporal_embedding != "none":
             length = config.temporal_length or clip.num_frames
             self.temporal_embedding = nn.Parameter(torch.zeros(1, length, 1, self.num_features))
-        self.head: MeanHead | TemporalHead = self._make_head()
+        self.head: MeanHead | MomentsHead | TemporalHead = self._make_head()
 
     def _set_classes(self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None) -> None:
         self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
@@ -86,10 +86,12 @@ class XViT(nn.Module):
                 if summary:
                     layer.summary_from = self.backbone.num_prefix_tokens
 
-    def _make_head(self) -> MeanHead | TemporalHead:
+    def _make_head(self) -> MeanHead | MomentsHead | TemporalHead:
         config, total = self.config, sum(self.num_classes)
         if config.head == "mean":
             return MeanHead(self.num_features, total, dropout=config.dropout)
+        if config.head == "moments":
+            return MomentsHead(self.num_features, total, moments=config.head_moments, dropout=config.dropout)
         heads = config.head_num_heads or attention_layers(self.backbone)[0].num_heads
         if self.num_features % heads:
             raise ConfigError(f"model.head_num_heads: {heads} does not divide the width {self.num_features}")
