@@ -22,7 +22,7 @@ from xvit.errors import ConfigError
             "train.lr=fast",
             "train.lr: should be a valid number, unable to parse string as a number, got 'fast'",
         ),
-        ("model.head=avg", "model.head must be 'temporal' or 'mean', got 'avg'"),
+        ("model.head=avg", "model.head must be 'temporal', 'mean' or 'moments', got 'avg'"),
         ("model=3", "model is a section with keys of its own, got 3"),
         ("output", "an override is written key=value, got 'output'"),
         ("eval.views=3y", "views must be CROPSxCLIPS, such as \"3x2\", got '3y'"),

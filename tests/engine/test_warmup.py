@@ -10,8 +10,10 @@ import torch
 from xvit.config import Config, load_config
 from xvit.data.synth import write_motion_set
 from xvit.engine.setup import build_run
+from xvit.engine.signals import StopSignal
 from xvit.engine.train import train
 from xvit.engine.warmup import _features, fit_head_first
+from xvit.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +39,15 @@ def config(videos: Path, output: Path, *overrides: str) -> Config:
 def test_only_the_head_moves_and_it_fits_its_features(videos: Path, tmp_path: Path) -> None:
     run = build_run(config(videos, tmp_path, "train.ema_decay=0.9"))
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    fit_head_first(run, quiet=True)
+    fit_head_first(run, StopSignal(), quiet=True)
     moved = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved
     assert all(name.startswith("head.") for name in moved)
-    features, labels = _features(run, quiet=True)
+    features, labels = _features(run, StopSignal(), quiet=True)
     assert features.shape[:2] == (2 * len(run.train_list.records), 6)
     run.model.head.eval()
     assert (run.model.head(features).argmax(1) == labels[:, 0]).float().mean() > 0.9
-    assert torch.equal(run.evaluated.head.fc.weight, run.model.head.fc.weight)
+    assert torch.equal(run.average.module.head.fc.weight, run.model.head.fc.weight)
 
 
 def test_a_resumed_run_does_not_begin_again(
@@ -57,3 +59,16 @@ def test_a_resumed_run_does_not_begin_again(
     monkeypatch.setattr("xvit.engine.train.fit_head_first", None)
     train(config(videos, part, "train.epochs=2", "train.resume=auto"), quiet=True)
     assert (whole / "model.safetensors").read_bytes() == (part / "model.safetensors").read_bytes()
+
+
+def test_a_signal_breaks_it_off(videos: Path, tmp_path: Path) -> None:
+    run, stop = build_run(config(videos, tmp_path)), StopSignal()
+    before = run.model.head.fc.weight.clone()
+    stop.requested = True
+    fit_head_first(run, stop, quiet=True)
+    assert torch.equal(run.model.head.fc.weight, before)
+
+
+def test_not_with_weights_in_parts(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="head_first"):
+        build_run(config(videos, tmp_path, "train.shard=fsdp"))

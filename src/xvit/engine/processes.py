@@ -48,6 +48,8 @@ def make_accelerator(config: Config) -> Accelerator:
             "gradients and the optimiser's state over the processes"
         )
     if config.train.shard == "fsdp":
+        if config.train.head_first:
+            raise ConfigError("train.head_first needs the whole model in each process: train.shard=none")
         if accelerator.num_processes == 1:
             raise ConfigError("train.shard=fsdp needs several processes; start them with torchrun")
         if precision == "fp16":

@@ -50,6 +50,10 @@ class Run:
             )
             self.average.to(self.accelerator.device)
         self.sharded = config.train.shard == "fsdp"
+        if self.sharded and config.train.head_first:
+            raise ConfigError(
+                "train.head_first needs the whole model in each process: train.shard must be none"
+            )
         if self.sharded:
             shard(self.model, self.accelerator)
             if self.average is not None:

@@ -54,8 +54,6 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
     step = run.load_state(state) if state else 0
     run.check_alike(step)
     start_trackers(run.accelerator, config, step)
-    if settings.head_first and state is None:
-        fit_head_first(run, quiet=quiet)
     log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
     steps = min(settings.epochs * run.steps_per_epoch, settings.max_steps or math.inf)
     log.write(
@@ -63,40 +61,39 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
     )
     if run.is_main and not quiet:
         print(run.describe(int(steps)))
-    with (
-        StopSignal(lambda: give_up_step(run, log, int(steps), conclude)) as stop,
-        ProgressLine("train", int(steps), done=step, quiet=quiet or not run.is_main) as bar,
-        full_disk_named(folder),
-    ):
-        check_up(run, log, bar, stop, step, int(steps))  # where the run was stopped before it could
-        stopped = run.anywhere(stop.requested)
-        while step < steps and not (stopped or run.out_of_patience):
-            epoch, done = divmod(step, run.steps_per_epoch)
-            run.loader.set_epoch(epoch)  # Accelerate's loader sets the dataset's from its own
-            run.network.train()
-            waited = time.perf_counter()
-            for batch in run.batches(
-                skip_first_batches(run.loader, done * settings.accumulate) if done else run.loader
-            ):
-                waiting = time.perf_counter() - waited
-                rate = learning_rate(step / run.steps_per_epoch, settings)
-                loss, top1 = train_step(run, batch, step, rate)
-                step += 1
-                seconds = time.perf_counter() - waited
-                values = {"loss": loss, "top1": top1, "lr": rate}
-                log.write("step", step=step, epoch=epoch, **values, seconds=seconds, waiting=waiting)
-                bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, **values)
-                run.track("train", values, step)
-                at_end = step >= steps or step % run.steps_per_epoch == 0
-                check_up(run, log, bar, stop, step, int(steps))
-                stopped = run.anywhere(stop.requested)
-                if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stopped:
-                    run.save(step)
-                if at_end and settings.released_every and (epoch + 1) % settings.released_every == 0:
-                    run.save_released(epoch + 1)
-                if at_end or stopped:
-                    break
+    with StopSignal(lambda: give_up_step(run, log, int(steps), conclude)) as stop, full_disk_named(folder):
+        if settings.head_first and state is None:
+            fit_head_first(run, stop, quiet=quiet)
+        with ProgressLine("train", int(steps), done=step, quiet=quiet or not run.is_main) as bar:
+            check_up(run, log, bar, stop, step, int(steps))  # where the run was stopped before it could
+            stopped = run.anywhere(stop.requested)
+            while step < steps and not (stopped or run.out_of_patience):
+                epoch, done = divmod(step, run.steps_per_epoch)
+                run.loader.set_epoch(epoch)  # Accelerate's loader sets the dataset's from its own
+                run.network.train()
                 waited = time.perf_counter()
+                for batch in run.batches(
+                    skip_first_batches(run.loader, done * settings.accumulate) if done else run.loader
+                ):
+                    waiting = time.perf_counter() - waited
+                    rate = learning_rate(step / run.steps_per_epoch, settings)
+                    loss, top1 = train_step(run, batch, step, rate)
+                    step += 1
+                    seconds = time.perf_counter() - waited
+                    values = {"loss": loss, "top1": top1, "lr": rate}
+                    log.write("step", step=step, epoch=epoch, **values, seconds=seconds, waiting=waiting)
+                    bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, **values)
+                    run.track("train", values, step)
+                    at_end = step >= steps or step % run.steps_per_epoch == 0
+                    check_up(run, log, bar, stop, step, int(steps))
+                    stopped = run.anywhere(stop.requested)
+                    if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stopped:
+                        run.save(step)
+                    if at_end and settings.released_every and (epoch + 1) % settings.released_every == 0:
+                        run.save_released(epoch + 1)
+                    if at_end or stopped:
+                        break
+                    waited = time.perf_counter()
         finish(run, log, step, int(steps), stopped=stopped)
     if conclude is not None and run.is_main:
         conclude(folder)

@@ -8,6 +8,7 @@ clip passes the model once a draw; the steps on its features cost next to nothin
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from xvit.data import make_loader
 from xvit.engine.optim import classification_loss
 from xvit.engine.runlog import ProgressLine
+from xvit.engine.signals import StopSignal
 from xvit.models.heads import MomentsHead
 
 if TYPE_CHECKING:
@@ -27,9 +29,14 @@ if TYPE_CHECKING:
 STEPS, BATCH, LR, DECAY = 400, 32, 2e-3, 0.05
 
 
-def fit_head_first(run: Run, *, quiet: bool = False) -> None:
-    """Train the head alone for STEPS steps on `train.head_first` draws of every clip's frame features."""
-    features, labels = _features(run, quiet)
+def fit_head_first(run: Run, stop: StopSignal, *, quiet: bool = False) -> None:
+    """Train the head alone for STEPS steps on `train.head_first` draws of every clip's frame features.
+
+    A signal breaks it off; a run that goes on from no checkpoint does it anew.
+    """
+    features, labels = _features(run, stop, quiet)
+    if run.anywhere(stop.requested) or not len(features):
+        return
     device = run.accelerator.device
     head, generator = run.model.head, torch.Generator().manual_seed(run.config.seed)
     if isinstance(head, MomentsHead):
@@ -59,7 +66,7 @@ def fit_head_first(run: Run, *, quiet: bool = False) -> None:
 
 
 @torch.inference_mode()
-def _features(run: Run, quiet: bool) -> tuple[Tensor, Tensor]:
+def _features(run: Run, stop: StopSignal, quiet: bool) -> tuple[Tensor, Tensor]:
     """Frame features (n, T, D) of all draws of all readable clips, and labels; alike in all processes."""
     settings, accelerator = run.config.train, run.accelerator
     dataset = copy.copy(run.dataset)
@@ -86,7 +93,7 @@ def _features(run: Run, quiet: bool) -> tuple[Tensor, Tensor]:
             dataset.set_epoch(epoch)
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(epoch)
-            for batch in loader:
+            for batch in itertools.takewhile(lambda batch: not stop.requested, loader):
                 if len(batch.index):
                     batch = batch.to(accelerator.device)
                     with accelerator.autocast():
@@ -94,4 +101,6 @@ def _features(run: Run, quiet: bool) -> tuple[Tensor, Tensor]:
                     found.append((features.float().cpu(), batch.labels.cpu()))
                 bar.advance(len(batch.index) * accelerator.num_processes)
     parts = gather_object(found)
+    if not parts:  # broken off, or nothing readable
+        return torch.empty(0), torch.empty(0)
     return torch.cat([x for x, _ in parts]).clone(), torch.cat([y for _, y in parts]).clone()
