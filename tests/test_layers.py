@@ -20,7 +20,7 @@ LAYERS = [  # top to bottom
     {"visualize"},
     {"predict", "report"},
     {"engine"},
-    {"models", "data"},
+    {"models", "data", "exported"},
     {"config"},
     {"errors", "types"},
 ]

@@ -16,7 +16,9 @@ from xvit.errors import ConfigError, VideoReadError
 if TYPE_CHECKING:
     from xvit.predict import Predictor
 
-Model = Annotated[str, typer.Argument(help="a run folder, a weight file, a published name or owner/name")]
+Model = Annotated[
+    str, typer.Argument(help="a run folder, a weight or exported file, a published name, owner/name")
+]
 Videos = Annotated[list[str], typer.Argument(help="video files, folders of them, patterns")]
 Views = Annotated[str, typer.Option(help="crops×clips scored per video, such as 3x2")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")]
@@ -178,9 +180,10 @@ def load_predictor(model: str, device: str, precision: str) -> Predictor:
     """The model of a command line on its device. Raises WeightsError or ConfigError."""
     import torch
 
+    from xvit.exported import is_exported
     from xvit.predict import Predictor
 
-    if device == "auto" and torch.cuda.is_available():
+    if device == "auto" and not is_exported(model) and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         return Predictor.load(model, device, precision)

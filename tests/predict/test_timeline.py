@@ -83,10 +83,13 @@ def test_every_window_equals_its_clip_scored_alone(film: str, config: dict[str, 
 def test_groups_are_computed_once(film: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clf = make_predictor(**GROUPS)
     seen: list[int] = []
-    compute = Predictor.frame_features
-    monkeypatch.setattr(
-        Predictor, "frame_features", lambda self, clip: (seen.append(len(clip)), compute(self, clip))[1]
-    )
+    compute = clf.network.forward_features
+
+    def counted(frames: torch.Tensor) -> torch.Tensor:
+        seen.append(frames.shape[1])
+        return compute(frames)
+
+    monkeypatch.setattr(clf.network, "forward_features", counted)
     make_timeline(clf, film)
     shared = sum(seen)
     seen.clear()

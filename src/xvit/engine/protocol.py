@@ -26,6 +26,7 @@ from xvit.engine.results import read_groups, results
 from xvit.engine.runlog import ProgressLine
 from xvit.engine.scores import Evaluation, write_predictions, write_scores, write_submission
 from xvit.errors import ConfigError
+from xvit.exported import ExportedModel, is_exported, load_exported
 from xvit.models import XViT, load_model
 from xvit.models.published import FILES, pull
 from xvit.types import Batch
@@ -65,7 +66,7 @@ def evaluate_run(
     Processes that torchrun started each score a part of the videos, and the first writes.
     """
     path = pull(str(model)) if str(model) in FILES else Path(model)
-    network = load_model(path)
+    network = load_exported(path) if is_exported(path) else load_model(path)
     config = load_config(path / "config.yaml" if (path / "config.yaml").is_file() else None, overrides)
     config = _settled(config, network, data, views, overrides)
     if config.data.root is None:
@@ -131,7 +132,7 @@ def sha256(path: Path) -> str:
 
 
 def _score(
-    network: XViT,
+    network: XViT | ExportedModel,
     manifest: Manifest,
     config: Config,
     clip: ClipConfig,
@@ -170,7 +171,11 @@ def _score(
 
 
 def _settled(
-    config: Config, network: XViT, data: str | None, views: str | None, overrides: Sequence[str]
+    config: Config,
+    network: XViT | ExportedModel,
+    data: str | None,
+    views: str | None,
+    overrides: Sequence[str],
 ) -> Config:
     """The configuration with the command's own options, and the released files' way of adding up views."""
     changes = config.eval.model_dump()
@@ -187,14 +192,14 @@ def _settled(
     )
 
 
-def _clip(network: XViT, config: Config, overrides: Sequence[str]) -> ClipConfig:
+def _clip(network: XViT | ExportedModel, config: Config, overrides: Sequence[str]) -> ClipConfig:
     """The model's own input, but for what the command overrides."""
     keys = {item.partition("=")[0].removeprefix("data.") for item in overrides if item.startswith("data.")}
     changed = {key: getattr(config.data, key) for key in keys & set(ClipConfig.model_fields)}
     return ClipConfig(**{key: getattr(network.clip, key) for key in ClipConfig.model_fields} | changed)
 
 
-def _numbers(network: XViT) -> tuple[tuple[str, ...], ...]:
+def _numbers(network: XViT | ExportedModel) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(str(k) for k in range(count)) for count in network.num_classes)
 
 

@@ -45,16 +45,15 @@ def results(
     tasks = found["tasks"]
     if evaluation.several_labels:
         return {**found, "tasks": {"class": _several_labels(evaluation, top_k, numbers)}}
-    for task, name in enumerate(task_names(evaluation)):
+    for task, name in enumerate(task_names(len(evaluation.classes))):
         tasks[name] = _task(evaluation, task, top_k, numbers)
     if len(evaluation.classes) > 1:
         tasks["action"] = accuracies(evaluation.ranks(), top_k, numbers)
     return {**found, **_by_views(evaluation)}
 
 
-def task_names(evaluation: Evaluation) -> tuple[str, ...]:
-    """The names of an evaluation's tasks."""
-    count = len(evaluation.classes)
+def task_names(count: int) -> tuple[str, ...]:
+    """The names of `count` tasks."""
     return {1: ("class",), 2: TASKS}.get(count, tuple(f"task {n}" for n in range(count)))
 
 

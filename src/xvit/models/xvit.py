@@ -130,6 +130,10 @@ class XViT(nn.Module):
         """features: (B, T, D) -> logits (B, K), or the clip's feature (B, D) that the classifier sees."""
         return self.head(features, pre_logits)
 
+    def clip_features(self, frames: Tensor) -> Tensor:
+        """frames: (B, T, 3, H, W) -> what the classifier sees of each clip, (B, D)."""
+        return self.forward_head(self.forward_features(frames), pre_logits=True)
+
     def _temporal_positions(self, length: int, start: int = 0) -> Tensor:
         """The temporal embedding p_t of `length` frames from frame `start` of a stream: (1, T, 1, D).
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from xvit.data import Manifest, VideoDataset
 from xvit.data.sampling import view_frames
 from xvit.data.transforms import ViewTransform
 from xvit.errors import ConfigError, VideoReadError, WeightsError
-from xvit.models import XViT, load_model
-from xvit.models.hub import from_pretrained
-from xvit.models.published import FILES
+from xvit.exported import ExportedModel, is_exported, load_exported
 from xvit.types import VideoInfo, VideoRecord
+
+if TYPE_CHECKING:
+    from xvit.models import XViT
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor | IO[bytes]
 Entry = dict[str, str | float]
@@ -45,25 +46,48 @@ class Predictor:
     (T, H, W, C) uint8 or a tensor (T, C, H, W) uint8, RGB.
     """
 
-    def __init__(self, model: XViT, device: str | torch.device = "auto", precision: str = "fp32") -> None:
+    def __init__(
+        self, model: XViT | ExportedModel, device: str | torch.device = "auto", precision: str = "fp32"
+    ) -> None:
         if precision != "fp32" and precision not in _DTYPES:
             raise ConfigError(f"precision must be fp32, {' or '.join(_DTYPES)}, got {precision!r}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if isinstance(model, ExportedModel) and precision != "fp32":
+            raise ConfigError(f"precision {precision}: an exported model has that of its file; leave it out")
         self.device = torch.device(device)
         self.precision = precision
         self.model = model.to(self.device).eval()
         # NOTE(parity): the released code adds up raw logits over views.
         self._mean_of_logits = model.clip.clip_position == "released"
 
+    @property
+    def network(self) -> XViT:
+        """The trained model, for what needs more than scores. Raises ConfigError for an exported file."""
+        if isinstance(self.model, ExportedModel):
+            raise ConfigError(
+                f"{self.model.path}: an exported file gives scores and clip features only; "
+                "this needs the model it was made from"
+            )
+        return self.model
+
     @classmethod
     def load(
         cls, source: str | Path, device: str | torch.device = "auto", precision: str = "fp32"
     ) -> Predictor:
-        """From a run folder, a weight file, a published name or a hub repository `owner/name`.
+        """From a run folder, a weight file, an exported file, a published name or a hub `owner/name`.
 
         Raises WeightsError.
         """
+        if is_exported(source):
+            return cls(
+                load_exported(source, device), "cpu", precision
+            )  # frames go to its device by themselves
+        # An exported model needs none of the model's code, nor the time to import it.
+        from xvit.models import load_model
+        from xvit.models.hub import from_pretrained
+        from xvit.models.published import FILES
+
         name = str(source)
         here = Path(source).exists() or name in FILES or Path(source).suffix in (".pth", ".safetensors")
         if not here and name.count("/") == 1 and name[0] not in "/.~":
@@ -169,16 +193,14 @@ class Predictor:
     def clip_features(self, clips: Tensor) -> Tensor:
         """The views of one video, (V, T, C, H, W) -> (D,) float32 on the CPU."""
         with self.autocast():
-            found = self.model.forward_head(
-                self.model.forward_features(clips.to(self.device)), pre_logits=True
-            )
+            found = self.model.clip_features(clips.to(self.device))
         return found.float().mean(0).cpu()
 
     @torch.inference_mode()
     def frame_features(self, clip: Tensor) -> Tensor:
         """One clip (T, C, H, W) -> (1, T, D) on the model's device."""
         with self.autocast():
-            return self.model.forward_features(clip[None].to(self.device))
+            return self.network.forward_features(clip[None].to(self.device))
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision that was asked for."""

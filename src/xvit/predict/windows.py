@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 from xvit.config import ClipConfig
 from xvit.data.transforms import ViewTransform
 from xvit.errors import ConfigError
-from xvit.models import XViT
-from xvit.models.mixing import SpaceTimeAttention
-from xvit.models.streaming import StreamingXViT, looks_ahead
+from xvit.exported import ExportedModel
 from xvit.predict.predictor import Predictor
+
+if TYPE_CHECKING:
+    from xvit.models import XViT
 
 
 class Follower(Protocol):
@@ -53,7 +54,7 @@ class Windows:
         self._pushed += 1
         if self._pushed < self.length or (self._pushed - self.length) % self.hop:
             return None
-        return self.predictor.score_features(self.predictor.frame_features(torch.stack(list(self._held))))
+        return self.predictor.score_clips(torch.stack(list(self._held))[None])
 
 
 class SharedWindows:
@@ -87,8 +88,10 @@ class Causal:
     """A causal model: each frame is computed once, and there is an answer from the first frame on."""
 
     def __init__(self, predictor: Predictor, hop: int = 1) -> None:
+        from xvit.models.streaming import StreamingXViT
+
         self.predictor, self.hop = predictor, hop
-        self._stream = StreamingXViT(predictor.model)
+        self._stream = StreamingXViT(predictor.network)
 
     def reset(self) -> None:
         """See Follower.reset."""
@@ -123,6 +126,10 @@ def follow_stream(predictor: Predictor, hop: int | None = None) -> Follower:
     A model that does not mix and has a temporal embedding was trained on clips that begin with its first
     row, so it gets windows, whose frames have the rows of training. Raises ConfigError.
     """
+    if isinstance(predictor.model, ExportedModel):
+        return follow_windows(predictor, hop)
+    from xvit.models.streaming import looks_ahead
+
     config = predictor.model.config
     trained_so = config.mixing.causal or config.temporal_embedding == "none"
     if trained_so and looks_ahead(predictor.model) is None:
@@ -130,12 +137,18 @@ def follow_stream(predictor: Predictor, hop: int | None = None) -> Follower:
     return follow_windows(predictor, hop)
 
 
-def independent_frames(model: XViT) -> int | None:
+def independent_frames(model: XViT | ExportedModel) -> int | None:
     """The length of a clip's groups where a group's features depend on nothing else, or None.
+
+    None for an exported model, which takes whole clips only.
 
     The temporal embedding has to give every group the same rows, as the released files do: their 8 rows are
     tiled over clips of 16 frames, which mix in groups of 8.
     """
+    if isinstance(model, ExportedModel):
+        return None
+    from xvit.models.mixing import SpaceTimeAttention
+
     config = model.config
     if config.attention not in ("mixing", "spatial") or config.summary_token:
         return None
