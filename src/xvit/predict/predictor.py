@@ -178,7 +178,7 @@ class Predictor:
     def score_features(self, features: Tensor) -> Tensor:
         """Frame features of one clip (1, T, D) -> (K,) float32 on the CPU."""
         with self.autocast():
-            logits = self.model.forward_head(features)
+            logits = self.network.forward_head(features)
         return self.probabilities(logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def explain(
     """
     if method not in METHODS:
         raise ConfigError(f"the method must be {' or '.join(METHODS)}, got {method!r}")
-    model = predictor.model
+    model = predictor.network
     number = _find_class(model, target, task)
     clip = predictor.read(video)[0]
     if method == "gradient":
