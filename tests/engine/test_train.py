@@ -477,6 +477,37 @@ def test_a_signal_does_not_wait_for_an_endless_step(videos: Path, finished: Path
     assert_same_weights(tmp_path / "r", finished)
 
 
+def load_and_wait(config: Config, sign: Path) -> None:
+    """One batch from a worker, whose number is written down; then nothing more."""
+    run = build_run(config)
+    next(iter(run.batches(run.loader)))
+    (worker,) = multiprocessing.active_children()
+    sign.with_suffix(".unfinished").write_text(str(worker.pid))
+    sign.with_suffix(".unfinished").rename(sign)
+    time.sleep(3600)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_killed_run_leaves_no_worker(videos: Path, tmp_path: Path, method: str) -> None:
+    sign = tmp_path / "worker"
+    config = small_config(videos, tmp_path / "r", "data.num_workers=1")
+    process = multiprocessing.get_context(method).Process(target=load_and_wait, args=(config, sign))
+    process.start()
+    deadline = time.monotonic() + 200
+    while not sign.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker = int(sign.read_text())
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker}/cmdline").exists() and time.monotonic() < deadline:
+        if not Path(f"/proc/{worker}/cmdline").read_bytes():
+            break  # it has ended, and nobody has taken notice
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{worker}").exists()
+
+
 def test_the_scaler_of_fp16_survives_a_restart(videos: Path, tmp_path: Path) -> None:
     """On a CPU Accelerate makes none, so one of torch's is put in its place."""
     config = small_config(videos, tmp_path / "r")

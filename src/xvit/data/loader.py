@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -54,16 +55,26 @@ def outlast_signals(worker: int) -> None:
     The run still needs batches to finish its step and ends its workers itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return  # not Linux: nothing tells who sent a SIGTERM
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    told = hasattr(signal, "sigwaitinfo")  # Linux tells who sent a SIGTERM
+    if told:
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGTERM}
+        )  # before there are threads that would get it
+    run = multiprocessing.parent_process()
+    assert run is not None
 
-    def leave_with_the_run() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    def leave_when_told() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run.pid:
             pass
         os._exit(0)
 
-    threading.Thread(target=leave_with_the_run, daemon=True).start()
+    def leave_after_the_run() -> None:
+        run.join()
+        os._exit(0)
+
+    # Workers from a fork server have that as their parent, so torch does not see the run die.
+    for leave in (leave_after_the_run, *([leave_when_told] if told else [])):
+        threading.Thread(target=leave, daemon=True).start()
 
 
 def make_loader(
