@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from chromium import chromium
+
+__all__ = ["chromium"]
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 torch.set_num_threads(2)

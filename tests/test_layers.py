@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[1] / "src" / "xvit"
 LAYERS = [  # top to bottom
     {"__main__"},
     {"cli", "compat"},
-    {"cli_explain", "cli_stream"},
+    {"cli_explain", "cli_serve", "cli_stream"},
     {"cli_data", "cli_eval", "cli_models", "cli_predict"},
     {"demo"},
     {"export", "web"},

@@ -13,6 +13,7 @@ from xvit.cli_eval import compare, evaluate
 from xvit.cli_explain import explain
 from xvit.cli_models import info, models, weights
 from xvit.cli_predict import features, predict, timeline
+from xvit.cli_serve import serve
 from xvit.cli_stream import stream
 from xvit.errors import XViTError
 
@@ -34,6 +35,7 @@ app.command()(features)
 app.command()(timeline)
 app.command()(stream)
 app.command()(explain)
+app.command()(serve)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import av
 import numpy as np
-import torch
 from av.video.reformatter import VideoReformatter
-from torch.utils.data import get_worker_info
 
 from xvit.data.packets import PacketIndex, read_packets
 from xvit.errors import VideoReadError
 from xvit.types import VideoInfo
+
+if TYPE_CHECKING:
+    import torch
 
 # Decoding this many frames on costs less than a seek, which empties the decoder.
 SEEK_GAP = 8
@@ -39,10 +41,10 @@ class Decoder:
             self.container = av.open(self.path)
         self.stream = choose_stream(self.container, self.path)
         # A loader worker has one core; decoder threads would fight over it.
-        if get_worker_info() is None:
-            self.stream.thread_type = "AUTO"
-        else:
+        if _in_loader_worker():
             self.stream.codec_context.thread_count = 1
+        else:
+            self.stream.thread_type = "AUTO"
         self._frames = self.container.decode(self.stream)
 
     def next(self) -> av.VideoFrame | None:
@@ -66,6 +68,11 @@ class Decoder:
     def close(self) -> None:
         """Close the file."""
         self.container.close()
+
+
+def _in_loader_worker() -> bool:
+    loading = sys.modules.get("torch.utils.data")  # not imported here: decoding alone needs no torch
+    return loading is not None and loading.get_worker_info() is not None
 
 
 def choose_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
@@ -179,6 +186,12 @@ class VideoFile:
 
     def read(self, indices: Sequence[int]) -> torch.Tensor:
         """See FrameSource.read. The memory lies as (T, H, W, C)."""
+        import torch
+
+        return torch.from_numpy(self.draw(indices)).permute(0, 3, 1, 2)
+
+    def draw(self, indices: Sequence[int]) -> np.ndarray:
+        """The same frames as they lie in memory: (T, H, W, C)."""
         wanted = [int(i) for i in indices]
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.info.num_frames:
             raise IndexError(f"{self.path} has frames 0 to {self.info.num_frames - 1}, asked for {wanted}")
@@ -195,7 +208,7 @@ class VideoFile:
                 raise VideoReadError(self.path, reason)
             self._draw(frame, out[row])
             rows[number] = row
-        return torch.from_numpy(out).permute(0, 3, 1, 2)
+        return out
 
     def close(self) -> None:
         """Close the file."""

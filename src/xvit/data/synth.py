@@ -11,6 +11,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -115,9 +116,9 @@ def _mask(size: int, centre: np.ndarray, radius: float, shape: str) -> np.ndarra
     return np.clip(radius - distance + 0.5, 0, 1)
 
 
-def write_video(path: Path, frames: np.ndarray) -> None:
+def write_video(path: Path | BinaryIO, frames: np.ndarray) -> None:
     """Write uint8 (T, H, W, 3) RGB as H.264 in mp4, every frame coded alone."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path) if isinstance(path, Path) else path, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=_X264)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -167,12 +167,16 @@ class Predictor:
         except VideoReadError as err:
             return video, err
 
-    @torch.inference_mode()
     def score_clips(self, clips: Tensor) -> Tensor:
         """The views of one video, (V, T, C, H, W) -> (K,) float32 on the CPU."""
+        return self.score_batch([clips])[0]
+
+    @torch.inference_mode()
+    def score_batch(self, videos: Sequence[Tensor]) -> list[Tensor]:
+        """`score_clips` of several videos, in one pass of the model."""
         with self.autocast():
-            logits = self.model(clips.to(self.device))
-        return self.probabilities(logits)
+            logits = self.model(torch.cat(list(videos)).to(self.device))
+        return [self.probabilities(part) for part in logits.split([len(clips) for clips in videos])]
 
     @torch.inference_mode()
     def score_features(self, features: Tensor) -> Tensor:

@@ -60,7 +60,21 @@ def make_timeline(
     share: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Timeline:
-    """Score windows of T frames all over a film, its centre crop.
+    """Score windows of T frames all over a film, its centre crop. See `score_film`."""
+    with open_video(path) as video:
+        return score_film(predictor, video, window=window, hop=hop, share=share, on_progress=on_progress)
+
+
+def score_film(
+    predictor: Predictor,
+    video: FrameSource,
+    *,
+    window: float | None = None,
+    hop: int | None = None,
+    share: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Timeline:
+    """Score windows of T frames all over an open film, its centre crop.
 
     window: seconds a window spans; default: the model's own clip, 4 s for one that samples whole videos.
     hop:    frames (of the window's T) from one window to the next; default: one group, or half a window.
@@ -70,12 +84,11 @@ def make_timeline(
     """
     clip, classes = predictor.model.clip, predictor.model.classes[0]
     windows = follow_windows(predictor, hop, share)
-    with open_video(path) as video:
-        fps = video.info.fps or DEFAULT_FPS
-        numbers = frame_grid(video.info, clip, windows.hop, window)
-        answers = (windows.push(frame) for frame in _read(video, numbers, clip, on_progress))
-        rows = [answer[: len(classes)].numpy() for answer in answers if answer is not None]
-        seconds = video.info.num_frames / fps
+    fps = video.info.fps or DEFAULT_FPS
+    numbers = frame_grid(video.info, clip, windows.hop, window)
+    answers = (windows.push(frame) for frame in _read(video, numbers, clip, on_progress))
+    rows = [answer[: len(classes)].numpy() for answer in answers if answer is not None]
+    seconds = video.info.num_frames / fps
     starts = range(0, len(rows) * windows.hop, windows.hop)
     centres = np.array([numbers[start : start + clip.num_frames].mean() for start in starts])
     return Timeline(seconds, (centres + 0.5) / fps, np.stack(rows), classes)

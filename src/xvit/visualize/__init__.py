@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xvit.visualize.explanation import METHODS, Explanation, explain
+from xvit.visualize.explanation import METHODS, Explanation, explain, explain_clip
 from xvit.visualize.pictures import WRITERS, blend, write, write_html, write_mp4, write_png
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Explanation",
     "blend",
     "explain",
+    "explain_clip",
     "write",
     "write_html",
     "write_mp4",

@@ -48,20 +48,33 @@ def explain(
     target: str | int | None = None,
     task: int = 0,
 ) -> Explanation:
-    """Explain the class of a video's centre clip, in float32.
+    """Explain the class of a video's centre clip, in float32. See `explain_clip`.
+
+    Raises VideoReadError; ConfigError for a class, task or method that does not exist; ValueError for an
+    array of another kind.
+    """
+    return explain_clip(predictor, predictor.read(video)[0], method, target, task)
+
+
+def explain_clip(
+    predictor: Predictor,
+    clip: Tensor,
+    method: str = "gradient",
+    target: str | int | None = None,
+    task: int = 0,
+) -> Explanation:
+    """Explain the class of a clip as the model takes it, (T, C, H, W), in float32.
 
     method: "gradient" is what speaks for the class (integrated gradients), "rollout" is where the attention
         of all layers comes from, whatever the class.
     target: a class, by name or number; None is the predicted one.
     task:   of a model with several; a target that is a name is looked for in this one.
-    Raises VideoReadError; ConfigError for a class, task or method that does not exist; ValueError for an
-    array of another kind. Threads may share the predictor.
+    Raises ConfigError for a class, task or method that does not exist. Threads may share the predictor.
     """
     if method not in METHODS:
         raise ConfigError(f"the method must be {' or '.join(METHODS)}, got {method!r}")
     model = predictor.network
     number = _find_class(model, target, task)
-    clip = predictor.read(video)[0]
     if method == "gradient":
         logits, evidence = integrated_gradients(model, clip.to(predictor.device), task, number)
         # A patch speaks for the class as a whole; its pixels' signs are noise.

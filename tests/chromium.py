@@ -1,11 +1,13 @@
-"""A real browser for the report's tests, over the WebDriver protocol; skips where there is none."""
+"""A real browser for the tests of pages, over the WebDriver protocol; skips where there is none."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ OPTIONS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",  # a camera that shows a test picture,
+    "--use-fake-ui-for-media-stream",  # and a user who lets pages have it
 ]
 
 
@@ -39,13 +44,13 @@ class Browser:
         with opener.open(request, timeout=60) as reply:
             return json.load(reply)["value"]
 
-    def open(self, path: Path, *, width: int = 1200, dark: bool = False) -> None:
+    def open(self, page: Path | str, *, width: int = 1200, dark: bool = False) -> None:
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.cdp("Emulation.setEmulatedMedia", features=features)
         self.cdp(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
-        self.call("/url", url=path.as_uri())
+        self.call("/url", url=page if isinstance(page, str) else page.as_uri())
 
     def cdp(self, command: str, **params: Any) -> Any:
         return self.call("/goog/cdp/execute", cmd=command, params=params)
@@ -53,6 +58,30 @@ class Browser:
     def run(self, script: str) -> Any:
         """The value of a function body."""
         return self.call("/execute/sync", script=script, args=[])
+
+    def wait(self, condition: str, seconds: float = 60) -> None:
+        """Until a JavaScript expression is true."""
+        end = time.monotonic() + seconds
+        while not self.run(f"return Boolean({condition})"):
+            assert time.monotonic() < end, f"after {seconds} s still not: {condition}"
+            time.sleep(0.05)
+
+    def element(self, selector: str) -> str:
+        """The command path of an element."""
+        found = self.call("/element", using="css selector", value=selector)
+        return f"/element/{next(iter(found.values()))}"
+
+    def click(self, selector: str) -> None:
+        self.call(self.element(selector) + "/click")
+
+    def type(self, selector: str, text: str) -> None:
+        """Into a field; into a file input the path of a file."""
+        self.call(self.element(selector) + "/value", text=text)
+
+    def picture(self, path: Path) -> None:
+        """The whole page as a PNG."""
+        shot = self.cdp("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def press(self, *keys: str) -> None:
         presses = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]

@@ -1,0 +1,1 @@
+"""A trained model as a service, with a page for the browser. Needs the extra `web`."""
