@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import Browser
 from made_up import make_evaluation
 
+from chromium import Browser
 from xvit.config import ClipConfig
 from xvit.engine.results import results
 from xvit.report import filmstrip, worst_mistakes, write_report
