@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import Browser
 from made_up import make_evaluation
 
+from chromium import Browser
 from xvit.report import TrainedModel, filmstrip, one_per_class, write_demo_report
 from xvit.report.page import similar_order
 
