@@ -75,7 +75,8 @@ def test_bombs(service: Client, clips: Path) -> None:
     packed = gzip.compress(form(bytes(50_000_000), "a.mp4"))
     headers = {"Content-Type": content_type(), "Content-Encoding": "gzip"}
     refused(service.ask("POST", "/predict", packed, headers), 415)
-    refused(service.send("/predict", bomb(20_000)), 422, "max_pixels", "20000 × 20000")
+    refused(service.send("/predict", bomb(9_000)), 422, "max_pixels", "9000 × 9000")
+    assert service.send("/predict", bomb(20_000)).status == 422
     assert service.send("/predict", bomb(65_535)).status == 422
     endless = {"Content-Type": content_type()}
     refused(service.ask("POST", "/predict", form(b"", "x" * 100_000), endless), 400)
@@ -140,7 +141,9 @@ def test_slow_clients_are_let_go(service: Client) -> None:
             except TimeoutError:
                 continue
         assert b" 408 " in answer
-        assert b"4 s have passed" in answer + drops.recv(4096)
+        drops.settimeout(10)
+        while b"4 s have passed" not in answer:
+            answer += drops.recv(4096) or pytest.fail(f"closed after {answer!r}")
         assert b" 408 " in body.recv(4096)
         assert headers.recv(4096) == b""  # closed
     with service.connect() as silent:
@@ -178,13 +181,16 @@ def test_a_damaged_video_costs_its_own_request_only(service: Client, clips: Path
 
 
 def test_nothing_remains(service: Client, clips: Path) -> None:
+    before = open_uploads(service)  # the test's own process has such files too
     assert service.send("/predict", clips / "red.mp4").status == 200
     with service.connect() as link:  # leaves in the middle
         link.sendall(start_of_request("/predict", 3_000_000, form(bytes(2_900_000), "a.mp4")[:2_500_000]))
     end = time.monotonic() + 10
-    while open_uploads(service) and time.monotonic() < end:
+    while time.monotonic() < end:
         time.sleep(0.1)
-    assert open_uploads(service) == []
+        if open_uploads(service) == before and service.get("/health").json["requests"] == 0:
+            break
+    assert open_uploads(service) == before
     assert service.get("/health").json["requests"] == 0
 
 
