@@ -14,7 +14,7 @@ LAYERS = [  # top to bottom
     {"__main__"},
     {"cli", "compat"},
     {"cli_explain", "cli_serve", "cli_stream"},
-    {"cli_data", "cli_eval", "cli_models", "cli_predict"},
+    {"cli_data", "cli_eval", "cli_export", "cli_models", "cli_predict"},
     {"demo"},
     {"export", "web"},
     {"visualize"},

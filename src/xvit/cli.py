@@ -11,6 +11,7 @@ import typer
 from xvit.cli_data import app as data
 from xvit.cli_eval import compare, evaluate
 from xvit.cli_explain import explain
+from xvit.cli_export import export
 from xvit.cli_models import info, models, weights
 from xvit.cli_predict import features, predict, timeline
 from xvit.cli_serve import serve
@@ -30,6 +31,7 @@ app.command()(info)
 app.command()(models)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(export)
 app.command()(predict)
 app.command()(features)
 app.command()(timeline)

@@ -100,6 +100,7 @@ class ExportedStream:
         self.num_classes = tuple(len(names) for names in description.classes)
         self.frames_seen = 0
         self._state: list[Tensor] = []
+        self._streams = 0
 
     def reset(self) -> None:
         """Forget the stream; the next frame is a first one."""
@@ -110,10 +111,11 @@ class ExportedStream:
 
         Raises ValueError where the number of streams changes without `reset`.
         """
-        state = self._state or self._first_state(len(frame))
-        if state[1].shape[0] != len(frame):
-            raise ValueError(f"{len(frame)} frames for {state[1].shape[0]} streams: reset() starts others")
-        logits, *self._state = self._run(frame.float(), *state)
+        if not self._state:
+            self._state, self._streams = self._first_state(len(frame)), len(frame)
+        if self._streams != len(frame):
+            raise ValueError(f"{len(frame)} frames for {self._streams} streams: reset() starts others")
+        logits, *self._state = self._run(frame.float(), *self._state)
         self.frames_seen += 1
         return logits
 

@@ -1,0 +1,212 @@
+"""An exported file says what the model says, for every kind of model, at any batch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from xvit.errors import ConfigError, WeightsError, XViTError
+from xvit.export import export_model, verify_export, verify_stream
+from xvit.export.graph import whole_clips
+from xvit.export.verify import Agreement
+from xvit.exported import ExportedModel, load_exported, load_stream
+from xvit.models import XViT
+from xvit.models.streaming import StreamingXViT
+
+Make = Callable[..., XViT]
+
+# Between them every head, scheme, layout, window, gate, group and mixed tensor; each goes through ONNX.
+MODELS: dict[str, dict[str, Any]] = {
+    "released": {"mixing": {"group": 2}, "spatial_resize": "released", "temporal_length": 2},
+    "paper": {
+        "mixing": {"layout": "channels"},
+        "summary_token": True,
+        "head_positions": True,
+        "head_depth": 2,
+    },
+    "gated": {
+        "mixing": {"gate": "learned", "window": 2, "mixed": ("input", "query", "value")},
+        "head_init": "mean",
+        "adapters": 8,
+        "temporal_embedding": "interpolate",
+        "temporal_length": 3,
+    },
+    "causal": {
+        "mixing": {"causal": True, "window": 2, "layout": "channels", "gate": "learned"},
+        "head": "mean",
+        "classes": (3, 4),
+    },
+    "registers": {
+        "args": {"reg_tokens": 2, "class_token": False, "global_pool": "avg"},
+        "mixing": {"blocks": "every_other"},
+    },
+    "spatial": {"attention": "spatial", "temporal_embedding": "none"},
+    "divided": {"attention": "divided", "head": "mean"},
+    "joint": {"attention": "joint"},
+}
+
+
+def agree(model: XViT, exported: ExportedModel) -> None:
+    for size in (1, 2, 5):
+        frames = torch.randn(size, model.clip.num_frames, 3, model.clip.size, model.clip.size)
+        with torch.inference_mode():
+            pairs = [
+                (exported(frames), model(frames)),
+                (exported.clip_features(frames), model.clip_features(frames)),
+            ]
+        for got, expected in pairs:
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_equals_eager(loud_model: Make, name: str, tmp_path: Path) -> None:
+    model = loud_model(**MODELS[name])
+    export_model(model, tmp_path / "m.onnx")
+    exported = load_exported(tmp_path / "m.onnx", "cpu")
+    agree(model, exported)
+    verify_export(model, exported).check(tmp_path / "m.onnx", "onnx")
+
+
+@pytest.mark.parametrize("name", ["released", "paper", "divided"])
+def test_pt2_equals_eager(loud_model: Make, name: str, tmp_path: Path) -> None:
+    model = loud_model(**MODELS[name])
+    export_model(model, tmp_path / "m.pt2", "pt2")
+    agree(model, load_exported(tmp_path / "m.pt2", "cpu"))
+
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "plain": {"mixing": {"causal": True}, "head_positions": True, "temporal_length": 3},
+    "grouped": {
+        "mixing": {"causal": True, "window": 2, "group": 3, "layout": "channels", "mixed": ("input", "key")},
+        "frames": 6,
+        "head_init": "mean",
+    },
+    "mean": {"mixing": {"causal": True, "gate": "learned"}, "head": "mean", "temporal_embedding": "none"},
+    "spatial": {"attention": "spatial"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "to"), [("plain", "onnx"), ("grouped", "onnx"), ("mean", "pt2"), ("spatial", "pt2")]
+)
+def test_a_streams_step_equals_the_stream(loud_model: Make, name: str, to: str, tmp_path: Path) -> None:
+    model = loud_model(**STREAMS[name])
+    path = tmp_path / f"step.{to}"
+    description = export_model(model, path, to, streaming=True)
+    assert set(description.state) >= {"recent", "seen"}
+    stream, exported = StreamingXViT(model), load_stream(path, "cpu")
+    for streams in (3, 1):
+        for frame in torch.randn(2 * model.clip.num_frames + 1, streams, 3, 16, 16):
+            torch.testing.assert_close(exported(frame), stream(frame), rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match="reset"):
+            exported(torch.randn(7, 3, 16, 16))
+        stream.reset()
+        exported.reset()
+    verify_stream(model, exported).check(path, to)
+
+
+def test_what_travels_in_the_file(loud_model: Make, tmp_path: Path) -> None:
+    model = loud_model(**MODELS["causal"])
+    export_model(model, tmp_path / "m.onnx")
+    found = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert found["clip"]["std"] == [0.5, 0.4, 0.3]
+    assert (found["clip"]["sampling"], found["clip"]["frame_stride"]) == ("dense", 2)
+    assert found["tasks"] == ["verb", "noun"]
+    assert found["classes"][1][3] == "class 1.3 ä"
+    assert load_exported(tmp_path / "m.onnx").clip == model.clip
+
+
+def test_a_wrong_file_is_found_out(loud_model: Make, tmp_path: Path) -> None:
+    model, other = loud_model(), loud_model()
+    export_model(other, tmp_path / "m.onnx")
+    exported = load_exported(tmp_path / "m.onnx", "cpu")
+    with pytest.raises(XViTError, match="differs from the model"):
+        verify_export(model, exported).check(tmp_path / "m.onnx", "onnx")
+    with pytest.raises(XViTError, match="int8 answers as the model on 48 of 50"):
+        Agreement(clips=50, same=48).check(tmp_path / "m.onnx", "onnx-int8")
+    Agreement(clips=50, same=49, difference=0.1).check(tmp_path / "m.onnx", "onnx-int8")
+    with pytest.raises(ValueError, match="takes clips"):
+        exported(torch.randn(1, 5, 3, 16, 16))
+
+
+def test_int8_is_small_and_near(loud_model: Make, tmp_path: Path) -> None:
+    model = loud_model(args={"embed_dim": 96}, mixing={"group": 2})
+    sizes = {}
+    for to in ("onnx", "onnx-int8"):
+        export_model(model, tmp_path / f"{to}.onnx", to)
+        sizes[to] = (tmp_path / f"{to}.onnx").stat().st_size
+    assert sizes["onnx-int8"] < 0.5 * sizes["onnx"]
+    found = verify_export(model, load_exported(tmp_path / "onnx-int8.onnx", "cpu"))
+    assert 1e-4 < found.difference < 0.1
+
+
+def test_reading_needs_no_model_code(loud_model: Make, tmp_path: Path) -> None:
+    export_model(loud_model(), tmp_path / "m.onnx")
+    code = f"""
+import sys, torch
+from xvit.predict import Predictor
+clf = Predictor.load({str(tmp_path / "m.onnx")!r}, "cpu")
+print(clf(torch.zeros(9, 3, 40, 60, dtype=torch.uint8))[0])
+sys.exit("timm" in sys.modules or "xvit.models" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_cannot_be_exported_says_why(loud_model: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.mixing\.causal"):
+        export_model(loud_model(), tmp_path / "m.onnx", streaming=True)
+    with pytest.raises(ConfigError, match="--to must be one of onnx, onnx-int8, pt2"):
+        export_model(loud_model(), tmp_path / "m.tflite", "tflite")
+    with pytest.raises(ConfigError, match=r"ends in \.pt2"):
+        export_model(loud_model(), tmp_path / "m.onnx", "pt2")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        export_model(loud_model(), tmp_path / "file" / "m.onnx")
+    model = loud_model()
+    model.backbone.norm.forward = lambda x: x if x.sum() > 0 else -x  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="this model cannot be exported"):
+        whole_clips(model).program()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_no_exported_file_says_so(loud_model: Make, tmp_path: Path) -> None:
+    for name in ("gone.onnx", "gone.pt2"):
+        with pytest.raises(WeightsError, match="no such file"):
+            load_exported(tmp_path / name)
+    for name in ("words.onnx", "words.pt2"):
+        (tmp_path / name).write_text("just words")
+        with pytest.raises(WeightsError, match=r"not an? (ONNX )?file"):
+            load_exported(tmp_path / name)
+    export_model(loud_model(attention="spatial"), tmp_path / "step.pt2", "pt2", streaming=True)
+    with pytest.raises(WeightsError, match="one step of a stream"):
+        load_exported(tmp_path / "step.pt2", "cpu")
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    same = onnx.helper.make_node("Identity", ["x"], ["y"])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph([same], "same", [x], [y]), ir_version=10, opset_imports=opset
+    )
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    with pytest.raises(WeightsError, match="not made by xvit export"):
+        load_exported(tmp_path / "foreign.onnx", "cpu")
+
+
+def test_the_extra_is_named_where_it_is_absent(
+    loud_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.onnx").touch()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"pip install 'xvit\[onnx\]'"):
+        load_exported(tmp_path / "m.onnx")
+    find = "xvit.export.files.importlib.util.find_spec"
+    monkeypatch.setattr(find, lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs onnx; pip install 'xvit\[onnx\]'"):
+        export_model(loud_model(), tmp_path / "n.onnx")
