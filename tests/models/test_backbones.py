@@ -54,11 +54,14 @@ def test_architectures(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18", "is a ResNet"),
-        ("eva02_tiny_patch14_224", "is a Eva"),
+        ("resnet18", "class ResNet"),
+        ("eva02_tiny_patch14_224", "class Eva"),
+        ("vit_small_patch16_dinov3", "class Eva"),
+        ("naflexvit_base_patch16_gap", "class NaFlexVit"),
+        ("beit_base_patch16_224", "class Beit"),
         ("vit_little_patch16_reg1_gap_256", None),
-        ("vit_relpos_small_patch16_224", "is a VisionTransformerRelPos"),
-        ("samvit_base_patch16", "is a VisionTransformerSAM"),
+        ("vit_relpos_small_patch16_224", "class VisionTransformerRelPos"),
+        ("samvit_base_patch16", "class VisionTransformerSAM"),
     ],
 )
 def test_models_that_cannot(name: str, message: str | None) -> None:
@@ -80,6 +83,14 @@ def test_names() -> None:
     assert "vit_small_patch14_dinov2" in list_models()
     for name in NAMES.values():
         assert timm.models.get_pretrained_cfg(name) is not None
+
+
+def test_one_line_and_a_size_that_the_patch_does_not_divide() -> None:
+    with torch.device("meta"):
+        assert create_model("vit_small_patch14_dinov2").num_classes == (400,)
+        model = create_model("vit_so400m_patch14_siglip_384", backbone_args={"depth": 1})
+    assert model.clip.size == 378
+    assert model.backbone.pos_embed.shape[1] == 27 * 27
 
 
 def test_create_model_by_our_name() -> None:

@@ -70,8 +70,8 @@ def _check(config: ModelConfig, plain: nn.Module) -> None:
     """Why this model, as timm builds it by itself, cannot become a video model; silent where it can."""
     if not isinstance(plain, VisionTransformer):
         raise ConfigError(
-            f"model.name: {config.name} is a {type(plain).__name__}; "
-            "only timm's VisionTransformer family keeps the tokens of a frame in one sequence"
+            f"model.name: {config.name} is of timm's class {type(plain).__name__}; only VisionTransformer "
+            "has the plain attention over a frame's tokens whose keys and values can be mixed"
         )
     for block in plain.blocks:
         attention = [m for m in block.modules() if type(m) is Attention]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,13 +28,17 @@ def data_settings(name: str) -> dict[str, Any]:
     settings = get_pretrained_cfg(NAMES.get(name, name))
     if settings is None:
         return {}
-    return {"size": settings.input_size[-1], "mean": tuple(settings.mean), "std": tuple(settings.std)}
+    size = settings.input_size[-1]
+    # SigLIP's 384 px in patches of 14: timm leaves the last 6 px out.
+    patch = re.search(r"patch(\d+)", name)
+    size -= size % int(patch[1]) if patch else 0
+    return {"size": size, "mean": tuple(settings.mean), "std": tuple(settings.std)}
 
 
 def create_model(
     name: str,
     *,
-    num_classes: int | Sequence[int],
+    num_classes: int | Sequence[int] = 400,
     num_frames: int = 8,
     size: int | None = None,
     classes: Sequence[Sequence[str]] | None = None,
