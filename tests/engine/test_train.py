@@ -477,6 +477,18 @@ def test_a_signal_does_not_wait_for_an_endless_step(videos: Path, finished: Path
     assert_same_weights(tmp_path / "r", finished)
 
 
+def test_a_process_with_a_worker_ends_quietly(videos: Path, tmp_path: Path) -> None:
+    """The thread that waits for signals has gone by then, though the worker held its socket."""
+    changes = [f"data.root={videos}", f"output={tmp_path / 'r'}", *SMALL, "train.max_steps=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "xvit", "train", "demo/motion", *changes, "data.num_workers=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def load_and_wait(config: Config, sign: Path) -> None:
     """One batch from a worker, whose number is written down; then nothing more."""
     run = build_run(config)

@@ -53,7 +53,8 @@ class StopSignal:
             self._reader, self._writer = socket.socketpair()
             self._writer.setblocking(False)
             self._woken = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -62,4 +63,8 @@ class StopSignal:
             signal.signal(number, handler)
         if self._previous:
             signal.set_wakeup_fd(self._woken)
+            # Closing would not do: a loader's worker holds the other end too. A thread that is left here when
+            # Python ends brings the process down with it.
+            self._reader.shutdown(socket.SHUT_RDWR)
+            self._watcher.join(timeout=1.0)
             self._writer.close()
