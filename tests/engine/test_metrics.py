@@ -57,6 +57,41 @@ def test_mean_average_precision_skips_classes_without_positives() -> None:
     assert metrics.mean_average_precision(scores, positive) == pytest.approx(1.0)
 
 
+def plain_average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Over the positives: what share of the videos that score at least as high are positive."""
+    reached = [positive[scores >= score] for score in scores[positive]]
+    return float(np.mean([above.mean() for above in reached]))
+
+
+def plain_mean_average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    classes = np.flatnonzero(positive.any(0))
+    return float(np.mean([plain_average_precision(scores[:, k], positive[:, k]) for k in classes]))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_interval_of_mean_average_precision_equals_a_plain_computation(grouped: bool) -> None:
+    rng = np.random.default_rng(3)
+    positive = rng.random((30, 4)) < [0.5, 0.3, 0.1, 0.0]
+    scores = np.round(positive + rng.normal(size=positive.shape), 1)  # with ties
+    group = np.arange(30) // 5 if grouped else None
+    found = metrics.bootstrap(
+        metrics.mean_precision_of_draws(scores, positive), 30, groups=group, samples=200, seed=7, centred=True
+    )
+    draws = np.random.default_rng(7)
+    means = []
+    for _ in range(200):
+        if grouped:
+            videos = np.concatenate([np.arange(5) + 5 * g for g in draws.integers(6, size=6)])
+        else:
+            videos = draws.integers(30, size=30)
+        means.append(plain_mean_average_precision(scores[videos], positive[videos]))
+    value = plain_mean_average_precision(scores, positive)
+    assert found.value == pytest.approx(value)
+    low, high = np.quantile(means, [0.025, 0.975]) + value - np.mean(means)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.low < found.value < found.high
+
+
 def test_pair_ranks_equal_brute_force() -> None:
     rng = np.random.default_rng(0)
     verb, noun = metrics.softmax(rng.normal(size=(50, 4))), metrics.softmax(rng.normal(size=(50, 6)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xvit.engine.compare import compare, ensemble
+from xvit.engine.compare import compare, comparison_text, ensemble
 from xvit.engine.journal import Journal
 from xvit.engine.results import read_groups, results
 from xvit.engine.scores import Evaluation, Scored, write_submission
@@ -57,8 +57,9 @@ def test_verb_noun_and_action() -> None:
 def test_several_labels_a_video_give_average_precision() -> None:
     scores = [[0.9, 0.8, 0.1], [0.1, 0.7, 0.2], [0.3, 0.1, 0.2]]
     found = results(make(scores, [[0, 1], [1, -1], [2, -1]]))["tasks"]["class"]
+    assert 0 <= found["map"]["low"] < found["map"]["value"] < found["map"]["high"] <= 1
     # class 0: first; class 1: both first; class 2: tied second of three
-    assert found["map"] == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert found["map"]["value"] == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert found["top1"]["value"] == pytest.approx(2 / 3)
 
 
@@ -119,6 +120,24 @@ def test_compare_names_the_flips_and_pairs_the_interval() -> None:
     assert [flip["video_id"] for flip in found["fixed"]] == [f"v{n}" for n in range(10)]
     assert found["fixed"][0] == {"video_id": "v0", "label": "a0", "a": "a1", "b": "a0"}
     assert found["broken"] == []
+
+
+def test_compare_of_several_labels_pairs_mean_average_precision() -> None:
+    rng = np.random.default_rng(5)
+    positive = rng.random((60, 3)) < 0.4
+    positive[:, 0] |= ~positive.any(1)
+    labels = [[*np.flatnonzero(row), -1, -1][:3] for row in positive]
+    noise = rng.random((60, 3))
+    one, two = make(0.3 * positive + noise, labels), make(0.9 * positive + noise, labels)
+    found = compare(one, two)["map"]
+    own = [results(each)["tasks"]["class"]["map"] for each in (one, two)]
+    assert [found["a"], found["b"]] == [each["value"] for each in own]
+    change = found["difference"]
+    assert change["value"] == pytest.approx(found["b"] - found["a"])
+    assert 0 < change["low"] < change["value"] < change["high"]
+    # the same videos are drawn for both, so the difference is surer than either figure
+    assert change["high"] - change["low"] < sum(each["high"] - each["low"] for each in own)
+    assert "mAP    A 78.49 %  B 99.33 %" in comparison_text(compare(one, two), "one", "two", 3)
 
 
 def test_compare_joins_by_name_and_refuses_other_labels() -> None:

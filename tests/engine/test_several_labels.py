@@ -120,7 +120,9 @@ def test_training_packing_checking_and_average_precision(motion: Path, tmp_path:
     for row, own in enumerate(labels):
         positive[row, own[own >= 0]] = True
     found = done.found["tasks"]["class"]
-    assert found["map"] == pytest.approx(mean_average_precision(scores, positive)) == metrics["map"]
+    written = json.loads((output / "eval/results.json").read_text())["tasks"]["class"]["map"]
+    assert written["value"] == pytest.approx(mean_average_precision(scores, positive)) == metrics["map"]
+    assert written["low"] < written["value"] < written["high"]
     assert {row["class"]: row["videos"] for row in found["per_class"]}["size"] == 4
 
     findings, manifests = check(DataConfig(root=str(motion)), workers=1)

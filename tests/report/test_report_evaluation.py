@@ -64,7 +64,9 @@ def test_a_page_of_several_labels(tmp_path: Path) -> None:
     )
     page = (tmp_path / "report.html").read_text()
     assert "mean average precision" in page
-    assert f"{100 * found['tasks']['class']['map']:.1f}" in page
+    value, low, high = (100 * share for share in found["tasks"]["class"]["map"].values())
+    assert low < value < high
+    assert f'{value:.1f} % <span class="range">{low:.1f}–{high:.1f}</span>' in page
     assert page.count("average precision</button>") == 1
 
 

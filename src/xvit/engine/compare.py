@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,9 @@ def ensemble(evaluations: Sequence[Evaluation]) -> Evaluation:
 def compare(a: Evaluation, b: Evaluation, *, groups: Mapping[str, str] | None = None) -> dict[str, Any]:
     """How `b` differs from `a` on the videos that both scored.
 
-    `top1` and `top5`: `a`, `b`, and their `difference` b − a with its paired 95 % bootstrap interval; `fixed`
-    and `broken`: the videos whose top-1 flipped, with both answers; `only_a`, `only_b`: videos that the other
-    lacks.
+    `top1`, `top5`, and `map` where videos have several labels: `a`, `b`, and their `difference` b − a with
+    its paired 95 % bootstrap interval; `fixed` and `broken`: the videos whose top-1 flipped, with both
+    answers; `only_a`, `only_b`: videos that the other lacks.
     Raises DatasetError without labels.
     """
     one, two = align([a, b])
@@ -69,13 +69,11 @@ def compare(a: Evaluation, b: Evaluation, *, groups: Mapping[str, str] | None = 
     ranks = one.ranks(), two.ranks()
     found: dict[str, Any] = {"videos": len(one.video_id)}
     for k in (1, 5):
-        hits = [(each < k).astype(np.float64) for each in ranks]
-        change = hits[1] - hits[0]
-        found[f"top{k}"] = {
-            "a": float(hits[0].mean()),
-            "b": float(hits[1].mean()),
-            "difference": _mean_interval(change, numbers)._asdict(),
-        }
+        a_right, b_right = (_share(each < k) for each in ranks)
+        found[f"top{k}"] = _paired(a_right, b_right, len(one.video_id), numbers)
+    if one.several_labels:
+        a_map, b_map = (metrics.mean_precision_of_draws(e.scores, e.positive()) for e in (one, two))
+        found["map"] = _paired(a_map, b_map, len(one.video_id), numbers, centred=True)
     right = [each < 1 for each in ranks]
     found["fixed"] = [_flip(one, two, row) for row in np.flatnonzero(~right[0] & right[1]).tolist()]
     found["broken"] = [_flip(one, two, row) for row in np.flatnonzero(right[0] & ~right[1]).tolist()]
@@ -90,10 +88,12 @@ def comparison_text(found: Mapping[str, Any], a: str, b: str, flips: int) -> str
     for side in ("a", "b"):
         if found[f"only_{side}"]:
             lines.append(f"{len(found[f'only_{side}'])} only in {side.upper()}")
-    for key in ("top1", "top5"):
+    for key, title in (("map", "mAP"), ("top1", "top-1"), ("top5", "top-5")):
+        if key not in found:
+            continue
         figures, change = found[key], found[key]["difference"]
         lines.append(
-            f"{key.replace('top', 'top-')}  A {100 * figures['a']:.2f} %  B {100 * figures['b']:.2f} %  "
+            f"{title:<5}  A {100 * figures['a']:.2f} %  B {100 * figures['b']:.2f} %  "
             f"B − A {100 * change['value']:+.2f}, {100 * change['low']:+.2f} to {100 * change['high']:+.2f}"
         )
     for key, title in (("fixed", "right only in B"), ("broken", "right only in A")):
@@ -104,8 +104,25 @@ def comparison_text(found: Mapping[str, Any], a: str, b: str, flips: int) -> str
     return "\n".join(lines)
 
 
-def _mean_interval(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> metrics.Interval:
-    return metrics.bootstrap(lambda videos: float(values[videos].mean()), len(values), groups=groups)
+Statistic = Callable[[NDArray[np.int64]], float]
+
+
+def _paired(
+    a: Statistic,
+    b: Statistic,
+    videos: int,
+    groups: NDArray[np.int64] | None,
+    *,
+    centred: bool = False,
+) -> dict[str, Any]:
+    """Both figures over all videos, and the interval of their difference over the same draws."""
+    everything = np.arange(videos)
+    change = metrics.bootstrap(lambda draw: b(draw) - a(draw), videos, groups=groups, centred=centred)
+    return {"a": a(everything), "b": b(everything), "difference": change._asdict()}
+
+
+def _share(right: NDArray[np.bool_]) -> Statistic:
+    return lambda videos: float(right[videos].mean())
 
 
 def _lead(scores: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -120,19 +120,51 @@ def average_precision(scores: Floats, positive: NDArray[np.bool_]) -> float:
 
     Videos with equal scores enter together, so their order does not matter.
     """
-    if not positive.any():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(positive[order])
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    hits, seen = hits[last_of_tie], (np.flatnonzero(last_of_tie) + 1)
-    return float((np.diff(hits, prepend=0) * hits / seen).sum() / positive.sum())
+    return precision_of_counts(scores, positive)(np.ones(len(scores), np.int64))
 
 
 def mean_average_precision(scores: Floats, positive: NDArray[np.bool_]) -> float:
     """Average precision over the classes that have positives. `positive` is (N, K): videos may have many."""
-    each = [average_precision(scores[:, k], positive[:, k]) for k in range(scores.shape[1])]
-    return float(np.nanmean(each)) if positive.any() else float("nan")
+    return mean_precision_of_draws(scores, positive)(np.arange(len(scores)))
+
+
+def mean_precision_of_draws(scores: Floats, positive: NDArray[np.bool_]) -> Callable[[Ints], float]:
+    """What `bootstrap` takes: mean average precision as a function of video numbers, with repeats.
+
+    Classes that a draw has no positives of are left out of its mean.
+    """
+    each = [
+        precision_of_counts(scores[:, k], positive[:, k])
+        for k in range(scores.shape[1])
+        if positive[:, k].any()
+    ]
+
+    def mean(videos: Ints) -> float:
+        counts = np.bincount(videos, minlength=len(scores))
+        found = np.array([precision(counts) for precision in each])
+        found = found[~np.isnan(found)]
+        return float(found.mean()) if len(found) else float("nan")
+
+    return mean
+
+
+def precision_of_counts(scores: Floats, positive: NDArray[np.bool_]) -> Callable[[Ints], float]:
+    """Average precision as a function of how often each video counts, (N,) integers; sorted once."""
+    order = np.argsort(-scores, kind="stable")
+    tie = np.cumsum(np.append(False, np.diff(scores[order]) != 0)[: len(order)])  # (N,) numbers of ties
+    found = np.flatnonzero(positive[order])
+    reached, first = np.unique(tie[found], return_index=True)  # ties with positives: recall grows there alone
+    last = np.searchsorted(tie, reached, side="right") - 1
+    hits_at = order[found]
+
+    def precision(counts: Ints) -> float:
+        new = np.add.reduceat(counts[hits_at], first) if len(first) else first
+        hits, seen = np.cumsum(new), np.cumsum(counts[order])[last]
+        if not new.any():
+            return float("nan")
+        return float((new * hits / np.maximum(seen, 1)).sum() / hits[-1])
+
+    return precision
 
 
 def pair_ranks(
@@ -155,11 +187,14 @@ def bootstrap(
     groups: Ints | None = None,
     samples: int = 1000,
     seed: int = 0,
+    centred: bool = False,
 ) -> Interval:
     """A statistic of a set of videos with its 95 % percentile bootstrap interval.
 
     `statistic` takes video numbers (with repeats). Videos are drawn anew, or whole groups of them where
-    `groups` (N,) numbers the recordings from 0: clips of one recording are not independent.
+    `groups` (N,) numbers the recordings from 0: clips of one recording are not independent. `centred` moves
+    the draws by the distance of their mean from the value, for statistics that repeated videos raise: average
+    precision does, where one positive drawn twice stands for two that were found together.
     """
     everything = np.arange(num_videos)
     value = float(statistic(everything))
@@ -173,5 +208,8 @@ def bootstrap(
         members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
         picks = (rng.integers(len(members), size=len(members)) for _ in range(samples))
         draws = (np.concatenate([members[g] for g in pick]) for pick in picks)
-    low, high = np.nanquantile([statistic(draw) for draw in draws], [0.025, 0.975])
+    drawn = np.array([statistic(draw) for draw in draws])
+    if centred:
+        drawn += value - np.nanmean(drawn)
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
     return Interval(value, float(low), float(high))

@@ -66,7 +66,7 @@ def table(found: Mapping[str, Any]) -> str:
             if isinstance(figure, dict):
                 low, high = 100 * figure["low"], 100 * figure["high"]
                 text = f"{100 * figure['value']:6.2f} %   {low:.1f} to {high:.1f}"
-            elif key in ("ece", "map"):
+            elif key == "ece":
                 text = f"{100 * figure:6.2f} %"
             else:
                 continue
@@ -158,8 +158,10 @@ def _several_labels(
     names = evaluation.classes[0]
     positive = evaluation.positive()
     each = [metrics.average_precision(evaluation.scores[:, k], positive[:, k]) for k in range(len(names))]
+    mean = metrics.mean_precision_of_draws(evaluation.scores, positive)
+    value, low, high = metrics.bootstrap(mean, len(positive), groups=groups, centred=True)
     return {
-        "map": float(np.nanmean(each)),
+        "map": {"value": value, "low": max(low, 0.0), "high": min(high, 1.0)},  # moved draws may leave 0 to 1
         **accuracies(evaluation.ranks(), top_k, groups),
         "per_class": [
             {"class": name, "videos": int(positive[:, k].sum()), "average_precision": each[k]}
