@@ -185,7 +185,7 @@ class TrainConfig(_Section):
     trained_blocks:   the image model's last blocks that train, 0 for the head alone; None trains all.
     init_from:        a run folder or weight file to start from; `new_head` replaces its classifier.
     ema_decay:        evaluate and save an exponential moving average of the weights.
-    class_balanced:   draw every class equally often.
+    class_balanced:   for each clip draw a class (of the first task), all alike, then one of its videos.
     patience:         stop after this many validations without a better `best_metric`.
     max_nonfinite:    steps with a non-finite loss that are skipped before the run stops.
     checkpoint_every: in steps; None is once an epoch. `keep_last` checkpoints stay.

@@ -115,6 +115,44 @@ def test_unreadable_videos_are_named(motion: Manifest, tmp_path: Path) -> None:
     assert [len(b.frames) for b in nothing] == [1, 0, 1]
 
 
+def draws(labels: list[list[int]], classes: tuple[tuple[str, ...], ...], epochs: int) -> np.ndarray:
+    """(N,) how often each video is drawn in so many class-balanced epochs of the train loader."""
+    table = RecordTable("/videos", [f"v{n}" for n in range(len(labels))], np.array(labels))
+    dataset = VideoDataset(Manifest(table, classes), CLIP, augment=AugmentConfig(), seed=1)
+    loader = make_loader(dataset, batch_size=4, shuffle=True, num_workers=0, class_balanced=True)
+    rows: list[int] = []
+    for number in range(epochs):
+        dataset.set_epoch(number)
+        rows += [row for _, row in loader.sampler]
+    assert len(rows) == epochs * len(labels)
+    return np.bincount(rows, minlength=len(labels))
+
+
+def test_class_balanced_draws_every_class_equally_often() -> None:
+    labels = [[0]] * 90 + [[1]] * 8 + [[3]] * 2  # class 2 has no video
+    found = draws(labels, (("a", "b", "c", "d"),), 300)
+    by_class = np.array([found[:90].sum(), found[90:98].sum(), found[98:].sum()]) / found.sum()
+    np.testing.assert_allclose(by_class, 1 / 3, atol=0.01)  # 30,000 draws: one standard deviation is .003
+    assert found[:90].min() > 0  # 111 each are expected
+    assert found[:90].max() < 200
+
+
+def test_class_balanced_counts_all_labels_of_a_video() -> None:
+    # 80 videos of `a` alone, 15 of `a` and `b`, 5 of `a` and `c`: by their first labels there is one class
+    labels = [[0, -1]] * 80 + [[0, 1]] * 15 + [[0, 2]] * 5
+    found = draws(labels, (("a", "b", "c"),), 300)
+    shares = np.array([found[:80].sum(), found[80:95].sum(), found[95:].sum()]) / found.sum()
+    # a third of the draws is for each class; a fifth of those for `a` meets videos that have another
+    expected = np.array([0.8, 1 + 0.15, 1 + 0.05]) / 3
+    np.testing.assert_allclose(shares, expected, atol=0.01)
+
+
+def test_class_balanced_of_two_tasks_follows_the_first() -> None:
+    labels = [[0, 1]] * 30 + [[1, 1]] * 10
+    found = draws(labels, (("cut", "wash"), ("knife", "plate")), 300)
+    np.testing.assert_allclose(found[:30].sum() / found.sum(), 0.5, atol=0.015)
+
+
 def test_flip_exchanges_labels(motion: Manifest) -> None:
     names = motion.classes[0]
     always = AugmentConfig(crop="none", flip_prob=1, flip_labels={"left": "right"})

@@ -20,14 +20,18 @@ from xvit.types import Batch
 class EpochSampler(Sampler[tuple[int, int]]):
     """(epoch, row) of every video, in an order drawn from the dataset's seed and epoch where `shuffle`.
 
-    With `class_balanced` an epoch is as long, but its rows are drawn so that every class of the first task
-    comes equally often.
+    With `class_balanced` an epoch is as long, but each of its rows is drawn anew: a class of the first task,
+    all alike, then one of the videos that have it.
     """
 
     def __init__(self, dataset: VideoDataset, shuffle: bool, class_balanced: bool = False) -> None:
         self.dataset = dataset
         self.shuffle = shuffle
-        self.class_balanced = class_balanced
+        self.shares = None
+        if class_balanced:
+            labels = np.array([record.labels for record in dataset.records])
+            several = len(dataset.manifest.classes) == 1
+            self.shares = balanced_shares(labels if several else labels[:, :1])
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -36,12 +40,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch, rows = self.dataset.epoch, np.arange(len(self.dataset))
         if self.shuffle:
             rows = np.random.default_rng([self.dataset.seed, epoch]).permutation(len(rows))
-        if self.class_balanced:
-            labels = np.array([record.labels[0] for record in self.dataset.records])
-            share = 1 / np.bincount(labels)[labels]
+        if self.shares is not None:
             rng = np.random.default_rng([self.dataset.seed, epoch, 1])
-            rows = rng.choice(len(rows), len(rows), p=share / share.sum())
+            rows = rng.choice(len(rows), len(rows), p=self.shares)
         return ((epoch, int(row)) for row in rows)
+
+
+def balanced_shares(labels: np.ndarray) -> np.ndarray:
+    """How often to draw each video so that every class is drawn for equally often: (N,), summing to 1.
+
+    labels: (N, L), the labels of a video filled up with -1.
+    """
+    have = labels >= 0
+    count = np.bincount(labels[have])
+    shares = np.where(have, 1 / count[labels], 0.0).sum(axis=1)  # -1 takes any class's, and none of it
+    return shares / shares.sum()
 
 
 def as_is(batch: Any) -> Any:
