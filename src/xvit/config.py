@@ -189,7 +189,8 @@ class TrainConfig(_Section):
     patience:         stop after this many validations without a better `best_metric`.
     max_nonfinite:    steps with a non-finite loss that are skipped before the run stops.
     checkpoint_every: in steps; None is once an epoch. `keep_last` checkpoints stay.
-    released_every:   in epochs: also write `checkpoint_epoch_00012.pyth`, as the released code does.
+    released_every:   in epochs: also write `checkpoint_epoch_00012.pyth`, as the released code does (for
+                      models that it could build).
     resume:           "auto" goes on from the newest intact checkpoint of `output`, "never" begins anew.
     trackers:         "csv", or Accelerate's, such as "tensorboard" or "wandb"; log.jsonl is written always.
     shard:            "fsdp" leaves each process its part of weights, gradients and optimiser state.

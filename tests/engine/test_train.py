@@ -257,6 +257,32 @@ def test_every_switch_trains(videos: Path, tmp_path: Path, changes: tuple[str, .
     assert all(0 < loss < 10 for loss in losses)
 
 
+@pytest.mark.parametrize(
+    ("change", "needed"),
+    [
+        ("model.mixing.layout=channels", "mixing.layout=heads"),
+        ("model.adapters=4", "no adapters"),
+        ("model.head=moments", "head=temporal or mean"),
+    ],
+)
+def test_a_released_file_that_cannot_be_is_refused_at_the_start(
+    videos: Path, tmp_path: Path, change: str, needed: str
+) -> None:
+    layout = "model.mixing.layout=heads", "model.head_positions=false", "model.head_init=timm"
+    config = small_config(videos, tmp_path / "r", "train.released_every=1", *layout, change)
+    with pytest.raises(ConfigError, match=f"^train.released_every .*it needs {needed}; or say") as refusal:
+        train(config, quiet=True)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_released_file_comes_with_its_epoch(videos: Path, tmp_path: Path) -> None:
+    layout = "model.mixing.layout=heads", "model.head_positions=false", "model.head_init=timm"
+    short = "train.epochs=2", "train.released_every=2"
+    run = train(small_config(videos, tmp_path / "r", *short, *layout), quiet=True)
+    assert [path.name for path in run.glob("checkpoints/*.pyth")] == ["checkpoint_epoch_00002.pyth"]
+
+
 def test_accumulated_passes_are_one_batch(videos: Path, tmp_path: Path) -> None:
     still = ("train.max_steps=3", "model.dropout=0", "train.mixup_alpha=0", "train.optimizer=sgd")
     whole = train(small_config(videos, tmp_path / "whole", *still), quiet=True)

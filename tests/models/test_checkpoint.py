@@ -15,10 +15,10 @@ from tiny import ARGS, small_model
 from torch import Tensor
 
 from xvit.cli import main
-from xvit.config import ClipConfig, Mixing
+from xvit.config import ClipConfig, Mixing, load_config
 from xvit.errors import WeightsError
-from xvit.models import XViT, load_model, save_model
-from xvit.models.convert import convert_weights, inspect_weights, verify_weights
+from xvit.models import XViT, build_model, load_model, save_model
+from xvit.models.convert import check_released, convert_weights, inspect_weights, verify_weights
 from xvit.models.released import TEMPORAL_NAMES
 
 TOLD = {"group": 8, "fraction": 0.25, "num_heads": 3}
@@ -137,11 +137,13 @@ def test_bare_file_of_a_published_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"mixing": Mixing(layout="channels")}, "their kind of mixing"),
-        ({"mixing": Mixing(window=0)}, "their kind of mixing"),
-        ({"mixing": Mixing(fraction=0.3)}, "their kind of mixing"),
-        ({"summary_token": True}, "no summary token"),
-        ({"attention": "joint"}, "attention mixing or spatial"),
+        ({"mixing": Mixing(layout="channels")}, "mixing.layout=heads"),
+        ({"mixing": Mixing(window=0)}, "mixing.window=1"),
+        ({"mixing": Mixing(fraction=0.3)}, "mixing.fraction=0.2857"),
+        ({"mixing": Mixing(fraction=0)}, "mixing.fraction above 0"),
+        ({"summary_token": True}, "summary_token=false"),
+        ({"attention": "joint"}, "attention=mixing or spatial"),
+        ({"adapters": 4}, "no adapters"),
         ({"num_classes": (2, 3)}, "one task"),
     ],
 )
@@ -284,3 +286,20 @@ def test_command_line(
     code, _, errors = xvit("verify", file)
     assert (code, errors.count("\n")) == (2, 1)
     assert errors.startswith(f"xvit: {file}: ")
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_that_write_released_files_can(path: Path) -> None:
+    config = load_config(path)
+    tasks = (97, 300) if path.parent.name == "EPIC" else (4,)
+    untrained = config.model.model_copy(update={"backbone_weights": None})
+    with torch.device("meta"):
+        model = build_model(untrained, num_classes=tasks, clip=config.data)
+    if config.train.released_every is not None:
+        check_released(model)
+    elif path.parent.name in ("EPIC", "demo"):
+        with pytest.raises(WeightsError, match="the authors' layout has no place for this model; it needs "):
+            check_released(model)

@@ -7,6 +7,7 @@ from xvit.data import Manifest, load_manifest
 from xvit.engine.optim import freeze
 from xvit.errors import ConfigError, DatasetError, WeightsError
 from xvit.models import XViT, build_model, load_model
+from xvit.models.convert import check_released
 
 
 def make_model(config: Config, train_list: Manifest) -> XViT:
@@ -16,9 +17,21 @@ def make_model(config: Config, train_list: Manifest) -> XViT:
     )
     if config.train.init_from is not None:
         warm_start(model, config.train.init_from, new_head=config.train.new_head)
+    if config.train.released_every is not None:
+        check_released_layout(model)
     model.set_grad_checkpointing(config.train.grad_checkpointing)
     freeze(model, config.train.trained_blocks)
     return model
+
+
+def check_released_layout(model: XViT) -> None:
+    """Refuse before any training what `train.released_every` could not write. Raises ConfigError."""
+    try:
+        check_released(model)
+    except WeightsError as err:
+        raise ConfigError(
+            f"train.released_every (TRAIN.CHECKPOINT_PERIOD): {err.reason}; or say train.released_every=null"
+        ) from err
 
 
 def warm_start(model: XViT, path: str, *, new_head: bool) -> None:

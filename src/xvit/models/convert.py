@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from xvit.config import Mixing
 from xvit.errors import WeightsError
 from xvit.models.backbone import load_strictly
 from xvit.models.checkpoint import UNUSED, is_released, load_model, read_ours, write_folder
@@ -68,6 +69,13 @@ def convert_weights(source: str | Path, target: str | Path, **known: Any) -> lis
     """
     source, target = Path(source), Path(target)
     return _to_ours(source, target, known) if is_released(source) else _to_theirs(source, target)
+
+
+def check_released(model: XViT) -> None:
+    """Raise WeightsError, saying what it would need, where the authors' layout has no place for `model`."""
+    state = {name: value.to("meta") for name, value in model.state_dict().items()}
+    with torch.device("meta"):
+        _check_expressible(Path("model"), model, state, {"cfg": _their_settings(model)})
 
 
 def verify_weights(path: str | Path, **known: Any) -> dict[str, Any]:
@@ -173,30 +181,34 @@ def _their_settings(model: XViT) -> str:
 
 def _check_expressible(path: Path, model: XViT, state: dict[str, Tensor], origin: dict[str, Any]) -> None:
     """Refuse what their layout has no place for: read our own description back and compare."""
-    config = model.config
+    config, heads = model.config, attention_layers(model.backbone)[0].num_heads
     plain = {
         "one task": len(model.num_classes) == 1,
-        "attention mixing or spatial": config.attention in ("mixing", "spatial"),
-        "no summary token": not config.summary_token,
-        "no head positions": not config.head_positions,
-        "head_init timm": config.head_init == "timm",
-        "the head's number of attention heads": config.head_num_heads
-        in (None, attention_layers(model.backbone)[0].num_heads),
-        "temporal_embedding tile": config.temporal_embedding == "tile",
+        "attention=mixing or spatial": config.attention in ("mixing", "spatial"),
+        "summary_token=false": not config.summary_token,
+        "head=temporal or mean": config.head in ("temporal", "mean"),
+        "head_positions=false": not config.head_positions,
+        "head_init=timm": config.head_init == "timm",
+        f"head_num_heads={heads}": config.head_num_heads in (None, heads),
+        "temporal_embedding=tile": config.temporal_embedding == "tile",
+        "no adapters": config.adapters is None,
+        "mixing.fraction above 0": config.mixing.fraction > 0,
     }
-    if origin["cfg"]:
+    if origin["cfg"] and all(plain.values()):
         theirs, _ = describe(path, state, yaml.safe_load(origin["cfg"]), {})
         depth = len(model.backbone.blocks)
         own = [
             replace(m, group=m.group or model.clip.num_frames, blocks=tuple(sorted(mixed_blocks(m, depth))))
             for m in (config.mixing, theirs.mixing)
         ]
-        plain["their kind of mixing"] = config.attention == "spatial" or own[0] == own[1]
-        rebuilt = XViT(theirs, num_classes=model.num_classes, clip=model.clip)
-        load_strictly(rebuilt, state, path)
+        for field in fields(Mixing) if config.attention == "mixing" else ():
+            mine, wanted = (getattr(mixing, field.name) for mixing in own)
+            plain[f"mixing.{field.name}={str(wanted).lower()}"] = mine == wanted
     lacking = [what for what, holds in plain.items() if not holds]
     if lacking:
         raise WeightsError(path, f"the authors' layout has no place for this model; it needs {lacking[0]}")
+    if origin["cfg"]:
+        load_strictly(XViT(theirs, num_classes=model.num_classes, clip=model.clip), state, path)
 
 
 def _check_return(path: Path, known: dict[str, Any]) -> None:
