@@ -129,6 +129,7 @@ def test_load(
     with serving(trained, "--queue", "6") as client, ThreadPoolExecutor(8) as pool:
         for path in (*good, *odd[:24]):  # what is allocated once
             client.send("/predict", path)
+        time.sleep(1)
         before, there = resident(client.pid), set(uploads.iterdir())  # libraries of a training may leave some
         full: list[int] = []  # seconds that a full house told somebody to wait
 

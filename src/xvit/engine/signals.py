@@ -67,4 +67,5 @@ class StopSignal:
             # Python ends brings the process down with it.
             self._reader.shutdown(socket.SHUT_RDWR)
             self._watcher.join(timeout=1.0)
+            self._reader.close()
             self._writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,10 +23,13 @@ from xvit.predict.segments import FORMATS
 from xvit.web import answers, pages
 from xvit.web.house import House
 from xvit.web.limits import Deadline, Refused
+from xvit.web.memory import give_back
 from xvit.web.metrics import Measured, Metrics
 from xvit.web.sample import render_sample
 from xvit.web.service import Service
 from xvit.web.uploads import FIELD, Upload, receive
+
+QUIET_SECONDS = 0.5  # without a request, before free memory is given back
 
 T = TypeVar("T")
 
@@ -109,6 +113,11 @@ class Front:
                 return await self._run(work, upload, options)
         finally:
             upload.close()
+            asyncio.get_running_loop().call_later(QUIET_SECONDS, self._tidy_up)
+
+    def _tidy_up(self) -> None:
+        if not self.house.jobs:
+            give_back()
 
     async def _run(self, work: Callable[..., T], upload: Upload, options: dict[str, Any]) -> T:
         deadline = Deadline(self.service.limits.request_seconds)
