@@ -6,7 +6,11 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import small_model
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xvit.config import Mixing
 from xvit.models import XViT
@@ -86,6 +90,56 @@ def test_fast_attention_is_equation_9(mixing: Mixing, summary: int | None) -> No
 def test_mix_frames_is_equation_9(mixing: Mixing) -> None:
     x = torch.randn(1, 6, 4, 24)
     assert torch.equal(mix_frames(x, mixing, 3), plain_mixing(x, mixing, 3))
+
+
+MIXED = st.lists(st.sampled_from(["input", "query", "key", "value"]), unique=True, max_size=4).map(tuple)
+ANY_MIXING = st.builds(
+    Mixing,
+    window=st.integers(0, 2),
+    fraction=st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 1.0]),
+    layout=st.sampled_from(["heads", "channels"]),
+    group=st.none() | st.integers(1, 4),
+    causal=st.booleans(),
+    mixed=MIXED,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(mixing=ANY_MIXING, groups=st.integers(1, 3), heads=st.integers(1, 3), seed=st.integers(0, 9))
+def test_any_mixing_of_any_clip(mixing: Mixing, groups: int, heads: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(2, groups * (mixing.group or 2), 2, heads * 8, dtype=torch.float64)
+    assert torch.equal(mix_frames(x, mixing, heads), plain_mixing(x, mixing, heads))
+    layer = SpaceTimeAttention(heads * 8, num_heads=heads, qkv_bias=True).double()
+    layer.mixing = mixing
+    with torch.no_grad():
+        assert (layer(x) - plain_attention(layer, x)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("gate", ["fixed", "learned"])
+@pytest.mark.parametrize("layout", ["heads", "channels"])
+def test_gradients_to_the_second_order_and_under_vmap(gate: str, layout: str) -> None:
+    """The attention moves channels in place with a backward of its own; torch.func takes the pure path."""
+    layer = SpaceTimeAttention(8, num_heads=2).double()
+    layer.mixing = Mixing(gate=gate, layout=layout, window=2, fraction=1.0, group=2)
+    values = {name: value.detach() for name, value in layer.named_parameters()}
+    if layer.mix_gate is not None:
+        values["mix_gate"] = torch.rand_like(layer.mix_gate)
+    values = {name: value.requires_grad_() for name, value in values.items()}
+    x = torch.randn(1, 4, 2, 8, dtype=torch.float64, requires_grad=True)
+
+    def attend(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        return functional_call(layer, dict(zip(values, weights, strict=True)), (x,))
+
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+        assert torch.autograd.gradcheck(attend, (x, *values.values()), fast_mode=True)
+        assert torch.autograd.gradgradcheck(attend, (x, *values.values()), fast_mode=True)
+        clips = torch.randn(3, 1, 4, 2, 8, dtype=torch.float64)
+        weights = tuple(values.values())
+        each = vmap(grad(lambda x: attend(x, *weights).square().sum()))(clips)
+        clips.requires_grad_()
+        (whole,) = torch.autograd.grad(attend(clips[:, 0], *weights).square().sum(), clips)
+    torch.testing.assert_close(each, whole)
 
 
 def test_clip_of_one_frame() -> None:

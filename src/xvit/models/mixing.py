@@ -7,7 +7,7 @@ within itself. The multiplications and parameters are those of the image model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -80,20 +80,31 @@ def _check_group(frames: int, group: int | None) -> None:
         )
 
 
-def _move_(x: Tensor, moves: tuple[Move, ...], direction: int) -> None:
-    """What `_mix` does, in the memory of x (B, T, ..., C); direction -1 is its transpose."""
-    for start, stop, offset in moves:
-        part, offset = x[..., start:stop], offset * direction
-        if offset > 0:
-            part[:, :-offset] = part[:, offset:].clone()
-            part[:, -offset:] = 0
-        else:
-            part[:, -offset:] = part[:, :offset].clone()
-            part[:, :-offset] = 0
+def _move_(x: Tensor, offset: int, share: Tensor | None = None) -> Tensor:
+    """Frame `t + offset` of x (B, T, ...) in the place of frame t, in the memory of x; what x was before.
+
+    share: how far each channel goes from its own frame's value to the neighbour's; None is all the way.
+    """
+    own = x.clone()
+    to, source, past = _frames(offset)
+    if share is None:
+        x[:, to] = own[:, source]
+        x[:, past] = 0
+    else:
+        x[:, to] = torch.lerp(own[:, to], own[:, source], share)
+        x[:, past] = own[:, past] * (1 - share)
+    return own
+
+
+def _frames(offset: int) -> tuple[slice, slice, slice]:
+    """The frames that take from a neighbour, those they take from, and those with none."""
+    if offset > 0:
+        return slice(None, -offset), slice(offset, None), slice(-offset, None)
+    return slice(-offset, None), slice(None, offset), slice(None, -offset)
 
 
 class _Moving(NamedTuple):
-    """How `_MoveFrames` reads the rows of a projection: (B, T, N, 3, heads, d), and what moves in them."""
+    """How the rows of a projection are read, (B, T, N, 3, heads, d), and what moves in them."""
 
     shape: tuple[int, ...]
     parts: tuple[int, ...]
@@ -101,32 +112,58 @@ class _Moving(NamedTuple):
     per_head: bool
     moves: tuple[Move, ...]
 
-    def move_(self, rows: Tensor, direction: int) -> None:
-        """Move in the memory of rows (B·T·N, 3·C); direction -1 is the transpose."""
+    def channels(self, rows: Tensor) -> Iterator[tuple[Tensor, Move]]:
+        """The memory of every mixed part's every move in rows (B·T·N, 3·C), clips cut into their groups."""
         for i in self.parts:
             part = rows.view(self.shape)[:, :, :, i].unflatten(1, (-1, self.group)).flatten(0, 1)
-            _move_(part if self.per_head else part.flatten(-2), self.moves, direction)
+            part = part if self.per_head else part.flatten(-2)
+            for move in self.moves:
+                yield part[..., move.start : move.stop], move
 
 
 class _MoveFrames(torch.autograd.Function):
     """`_mix` in place on the fresh output of the projection: only the moved channels are touched.
 
     Autograd's own in-place slices would copy the whole projection once a slice on the way back. The gradient
-    of a shift is the shift in the other direction.
+    of a move is the move in the other direction, through a gate or not. Returns the rows and, with a gate,
+    the moved channels as they were, which its gradient needs.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, moving: _Moving) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, gate: Tensor | None, moving: _Moving) -> tuple[Tensor, ...]:
         ctx.moving = moving
         ctx.mark_dirty(rows)
-        moving.move_(rows, 1)
-        return rows
+        ctx.set_materialize_grads(False)
+        before = [_move_(x, move.offset, _share(gate, move)) for x, move in moving.channels(rows)]
+        if gate is None:
+            return (rows,)
+        ctx.save_for_backward(gate, *before)
+        return rows, *before
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        ctx.moving.move_(grad, -1)
-        return grad, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        given = next((grad for grad in grads if grad is not None), None)
+        if given is None:
+            return None, None, None
+        gate, *before = ctx.saved_tensors or (None,)
+        gate_grad = None if gate is None else torch.zeros_like(gate)
+        # In place as well: this gradient comes fresh from `unbind`, and nobody else holds it.
+        grad = given.new_zeros(ctx.moving.shape).flatten(3).flatten(0, 2) if grads[0] is None else grads[0]
+        for i, (x, move) in enumerate(ctx.moving.channels(grad)):
+            change = _move_(x, -move.offset, _share(gate, move))
+            if gate_grad is None:
+                continue
+            to, source, _ = _frames(move.offset)
+            towards = (change[:, to] * before[i][:, source]).sum((0, 1, 2))
+            gate_grad[..., move.start : move.stop] += towards - (change * before[i]).sum((0, 1, 2))
+            also = grads[i + 1]  # only where the gradient itself is differentiated
+            if also is not None:
+                x += also
+        return grad, gate_grad, None
+
+
+def _share(gate: Tensor | None, move: Move) -> Tensor | None:
+    return None if gate is None else gate[..., move.start : move.stop]
 
 
 class SpaceTimeAttention(Attention):
@@ -164,7 +201,7 @@ class SpaceTimeAttention(Attention):
         self.mix_gate = None
         if mixing is not None and mixing.gate == "learned" and mixed:
             width = self._moves[-1].stop * (self.num_heads if self._per_head else 1)
-            self.mix_gate = nn.Parameter(torch.zeros(width, device=self.qkv.weight.device))
+            self.mix_gate = nn.Parameter(self.qkv.weight.new_zeros(width))
 
     @property
     def moves(self) -> tuple[Move, ...]:
@@ -200,11 +237,12 @@ class SpaceTimeAttention(Attention):
         shape = (*x.shape[:3], 3, self.num_heads, self.head_dim)
         # As a matrix, so that autograd sees no view of the output that is moved in place.
         rows = self.qkv((self._mix_tokens(x, "input") if self._mix_input else x).flatten(0, 2))
-        in_place = self._parts and self.mix_gate is None and self.memory is None
-        in_place = in_place and not torch.compiler.is_compiling()
+        # Compilers and torch.func take the mixing as a pure function.
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        in_place = self._parts and self.memory is None and not traced
         if in_place:
-            group = self._group or x.shape[1]
-            rows = _MoveFrames.apply(rows, _Moving(shape, self._parts, group, self._per_head, self._moves))
+            moving = _Moving(shape, self._parts, self._group or x.shape[1], self._per_head, self._moves)
+            rows, *_ = _MoveFrames.apply(rows, self._gate(rows), moving)
         parts = rows.view(shape).unbind(3)
         if in_place or not self._parts:
             return parts
@@ -246,10 +284,14 @@ class SpaceTimeAttention(Attention):
         if self._per_head:
             groups = groups.unflatten(-1, (self.num_heads, -1))
         mixed = _mix(groups, self._moves) if self.memory is None else self.memory(name, groups)
+        gate, stop = self._gate(x), self._moves[-1].stop
+        if gate is not None:
+            moved = torch.lerp(groups[..., :stop], mixed[..., :stop], gate)
+            mixed = torch.cat([moved, groups[..., stop:]], dim=-1)
+        return mixed.reshape(x.shape)
+
+    def _gate(self, x: Tensor) -> Tensor | None:
+        """The learned gate as it multiplies moved channels of x's dtype: (heads, moved) or (moved,)."""
         if self.mix_gate is None:
-            return mixed.reshape(x.shape)
-        stop = self._moves[-1].stop
-        own = groups[..., :stop]
-        gate = self.mix_gate.to(own.dtype).view(-1, stop) if self._per_head else self.mix_gate.to(own.dtype)
-        moved = own + gate * (mixed[..., :stop] - own)
-        return torch.cat([moved, groups[..., stop:]], dim=-1).reshape(x.shape)
+            return None
+        return self.mix_gate.to(x.dtype).view((-1, self._moves[-1].stop) if self._per_head else (-1,))
