@@ -3,9 +3,10 @@
 import sys
 
 from xvit.compat import main
-from xvit.errors import XViTError
+from xvit.errors import XViTError, warn_in_one_line
 
 if __name__ == "__main__":
+    warn_in_one_line()
     try:
         main()
     except XViTError as err:

@@ -16,7 +16,7 @@ from xvit.cli_models import info, models, weights
 from xvit.cli_predict import features, predict, timeline
 from xvit.cli_serve import serve
 from xvit.cli_stream import stream
-from xvit.errors import XViTError
+from xvit.errors import XViTError, warn_in_one_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +82,7 @@ def main() -> None:
     """Entry point: the user's mistakes give one line and exit code 2, `--debug` anywhere a traceback."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    warn_in_one_line()
     try:
         app(arguments, prog_name="xvit")
     except XViTError as err:

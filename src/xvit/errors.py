@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 
 class XViTError(Exception):
@@ -43,3 +46,20 @@ class VideoReadError(XViTError):
     def __reduce__(self) -> tuple[type[VideoReadError], tuple[str, str]]:
         # Loader workers pickle their errors; the default would call __init__ with the whole message.
         return type(self), (self.path, self.reason)
+
+
+class XViTWarning(UserWarning):
+    """What the user should know of but need not mend."""
+
+
+def warn_in_one_line() -> None:
+    """Print our warnings as the command line prints errors, without the place in the code."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, XViTWarning):
+            print(f"xvit: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *place)
+
+    warnings.showwarning = show  # type: ignore[assignment]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -247,3 +250,59 @@ def test_a_batch_knows_which_views_are_the_same(motion: Manifest) -> None:
         assert batch.same.tolist() == [expected]
         for view, first in enumerate(expected):
             assert torch.equal(batch.frames[0, view], batch.frames[0, first])
+
+
+def sums_of_an_epoch(manifest: Manifest, workers: int) -> tuple[int, list[float]]:
+    """(the workers that there were, a number for every batch)."""
+    loader = make_loader(
+        VideoDataset(manifest, CLIP, augment=AugmentConfig(), seed=5),
+        batch_size=4,
+        shuffle=True,
+        num_workers=workers,
+    )
+    loader.timeout = 60 if loader.num_workers else 0  # seconds, instead of a hang
+    return loader.num_workers, [batch.frames.double().sum().item() for batch in loader]
+
+
+def test_workers_do_without_shared_memory(motion: Manifest) -> None:
+    _, expected = sums_of_an_epoch(motion, 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A video of 12 frames of 40 x 40 pixels does not fit into a shared file of 10 kB: only the pipe is left.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        assert sums_of_an_epoch(motion, 1) == (1, expected)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+TWO_EPOCHS = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from test_dataset import sums_of_an_epoch
+from xvit.config import DataConfig
+from xvit.data import load_manifest
+
+manifest = load_manifest(DataConfig(root=sys.argv[2]), "train")
+print(sums_of_an_epoch(manifest, 1))
+subprocess.run(["mount", "-o", "remount,size=136k", "/dev/shm"], check=True)
+print(sums_of_an_epoch(manifest, 1))
+"""
+
+
+def test_a_full_shared_memory_neither_hangs_nor_stops_a_run(motion: Manifest) -> None:
+    unshare = (
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=16k tmpfs /dev/shm && exec "$@"',
+        "sh",
+    )
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small /dev/shm is not allowed here")
+    _, expected = sums_of_an_epoch(motion, 0)
+    root = Path(motion.records[0].path).parents[1]
+    command = [*unshare, sys.executable, "-c", TWO_EPOCHS, str(Path(__file__).parent), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.splitlines() == [str((workers, expected)) for workers in (0, 1)]
+    assert done.stderr.count("/dev/shm is full: videos are decoded in the process itself") == 1

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from xvit.data.dataset import VideoDataset
+from xvit.errors import XViTWarning
 from xvit.types import Batch
+
+SHARED_MEMORY = "/dev/shm"
+BYTES_A_WORKER = 2**16  # a dozen semaphores of a page each
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -90,6 +95,15 @@ def outlast_signals(worker: int) -> None:
         threading.Thread(target=leave, daemon=True).start()
 
 
+def no_room_for_workers(count: int) -> bool:
+    """Whether shared memory is too full for the queues and semaphores of so many workers."""
+    try:
+        room = os.statvfs(SHARED_MEMORY)
+    except OSError:  # not this system's way
+        return False
+    return room.f_blocks > 0 and room.f_bavail * room.f_frsize < (count + 1) * BYTES_A_WORKER
+
+
 def make_loader(
     dataset: VideoDataset,
     *,
@@ -101,9 +115,17 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """Batches of `dataset`, the same for any number of workers; see VideoDataset on epochs and resuming.
 
-    There are never more workers than processors.
+    There are never more workers than processors, and none, with a warning, where they could not start.
     """
     num_workers = min(num_workers, len(os.sched_getaffinity(0)))
+    if num_workers and no_room_for_workers(num_workers):
+        warnings.warn(
+            f"{SHARED_MEMORY} is full: videos are decoded in the process itself, as with data.num_workers=0; "
+            "make room there for more (in a container: --shm-size=1g)",
+            XViTWarning,
+            stacklevel=1,  # once for all loaders of a run
+        )
+        num_workers = 0
     return DataLoader(
         dataset,
         batch_size=batch_size,

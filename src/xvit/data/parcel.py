@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,22 @@ class Parcel:
         cuts = [(row, corner) for row in self.clips.tolist() for corner in self.corners]
         return [cuts.index(cut) for cut in cuts]
 
+    def __reduce__(self) -> tuple[Callable[..., Parcel], tuple[Any, ...]]:
+        """Frames travel in shared memory, or through the pipe where none is to be had.
+
+        An error here would be lost in the queue's thread, and the loader would wait for ever.
+        """
+        frames: torch.Tensor | np.ndarray = self.frames
+        try:
+            self.frames.share_memory_()
+        except RuntimeError:  # /dev/shm is full, or there are too many open files
+            frames = self.frames.numpy()
+        return _receive, (frames, self.clips, self.corners, self.erased)
+
+
+def _receive(frames: torch.Tensor | np.ndarray, *values: Any) -> Parcel:
+    return Parcel(torch.as_tensor(frames), *values)
+
 
 def normalise(frames: torch.Tensor, clip: ClipConfig, out: torch.Tensor) -> torch.Tensor:
     """(..., C, H, W) of 0 to 255 -> `out`, float32 (x/255 − mean)/std."""
@@ -92,7 +108,9 @@ class Shipment:
         return Batch(torch.from_numpy(block), self.labels, self.index, self.failures, same)
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
-        return _unpack, tuple(getattr(self, field.name) for field in fields(self))
+        # Small tensors are not worth shared memory: arrays go through the pipe.
+        small = self.labels.numpy(), self.index.numpy()
+        return _unpack, (self.clip, self.num_views, self.parcels, *small, self.failures)
 
 
 _spare: list[np.ndarray] = []
@@ -118,5 +136,13 @@ def _take_back(block: np.ndarray) -> None:
     _spare[:] = [block]
 
 
-def _unpack(*values: Any) -> Batch:
-    return Shipment(*values).unpack()
+def _unpack(
+    clip: ClipConfig,
+    num_views: int,
+    parcels: list[Parcel],
+    labels: np.ndarray,
+    index: np.ndarray,
+    failures: tuple[tuple[int, str], ...],
+) -> Batch:
+    shipment = Shipment(clip, num_views, parcels, torch.from_numpy(labels), torch.from_numpy(index), failures)
+    return shipment.unpack()

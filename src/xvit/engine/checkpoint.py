@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from xvit.errors import WeightsError, XViTError
+from xvit.errors import WeightsError, XViTError, XViTWarning
 
 STATE, DIGEST = "state.pt", "sha256"
 UNFINISHED = ".unfinished"
@@ -61,7 +61,7 @@ def load_newest(run: Path) -> dict[str, Any] | None:
         try:
             return read_checkpoint(path)
         except WeightsError as err:
-            warnings.warn(f"{err}; trying the checkpoint before it", stacklevel=2)
+            warnings.warn(f"{err}; trying the checkpoint before it", XViTWarning, stacklevel=2)
     return None
 
 
