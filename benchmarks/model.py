@@ -33,9 +33,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class ImageModel(nn.Module):
     """timm's own ViT on every frame, and the mean: the plainest video model."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, name: str = NAME) -> None:
         super().__init__()
-        self.image = timm.create_model(NAME, num_classes=num_classes)
+        self.image = timm.create_model(name, num_classes=num_classes)
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.image(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).mean(dim=1)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
+from xvit.data.synth import write_video
 from xvit.errors import ConfigError, WeightsError, XViTError
 from xvit.export import export_model, verify_export, verify_stream
 from xvit.export.graph import whole_clips
@@ -20,6 +22,7 @@ from xvit.export.verify import Agreement
 from xvit.exported import ExportedModel, load_exported, load_stream
 from xvit.models import XViT
 from xvit.models.streaming import StreamingXViT
+from xvit.predict import Predictor
 
 Make = Callable[..., XViT]
 
@@ -51,6 +54,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "spatial": {"attention": "spatial", "temporal_embedding": "none"},
     "divided": {"attention": "divided", "head": "mean"},
     "joint": {"attention": "joint"},
+    "moments": {"head": "moments", "mixing": {"window": 0}, "classes": (3, 4)},
+    "tasks": {"mixing": {"causal": True}, "classes": (3, 2, 2)},
 }
 
 
@@ -64,6 +69,7 @@ def agree(model: XViT, exported: ExportedModel) -> None:
             ]
         for got, expected in pairs:
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        assert pairs[1][0].shape[1] == exported.head_hidden_size
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -75,7 +81,7 @@ def test_onnx_equals_eager(loud_model: Make, name: str, tmp_path: Path) -> None:
     verify_export(model, exported).check(tmp_path / "m.onnx", "onnx")
 
 
-@pytest.mark.parametrize("name", ["released", "paper", "divided"])
+@pytest.mark.parametrize("name", ["released", "paper", "causal", "divided", "moments"])
 def test_pt2_equals_eager(loud_model: Make, name: str, tmp_path: Path) -> None:
     model = loud_model(**MODELS[name])
     export_model(model, tmp_path / "m.pt2", "pt2")
@@ -91,11 +97,13 @@ STREAMS: dict[str, dict[str, Any]] = {
     },
     "mean": {"mixing": {"causal": True, "gate": "learned"}, "head": "mean", "temporal_embedding": "none"},
     "spatial": {"attention": "spatial"},
+    "moments": {"mixing": {"causal": True}, "head": "moments", "head_moments": 2},
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "to"), [("plain", "onnx"), ("grouped", "onnx"), ("mean", "pt2"), ("spatial", "pt2")]
+    ("name", "to"),
+    [("plain", "onnx"), ("grouped", "onnx"), ("mean", "pt2"), ("spatial", "pt2"), ("moments", "onnx")],
 )
 def test_a_streams_step_equals_the_stream(loud_model: Make, name: str, to: str, tmp_path: Path) -> None:
     model = loud_model(**STREAMS[name])
@@ -149,15 +157,26 @@ def test_int8_is_small_and_near(loud_model: Make, tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_model_code(loud_model: Make, tmp_path: Path) -> None:
-    export_model(loud_model(), tmp_path / "m.onnx")
-    code = f"""
-import sys, torch
+    """As a library and as a command, where neither timm nor the models' code can be imported."""
+    model = loud_model()
+    export_model(model, tmp_path / "m.onnx")
+    write_video(tmp_path / "clip.mp4", np.random.default_rng(0).integers(0, 256, (9, 40, 60, 3), np.uint8))
+    own = Predictor(model, "cpu")(tmp_path / "clip.mp4")
+    code = """
+import sys
+sys.modules["timm"] = sys.modules["xvit.models"] = None
 from xvit.predict import Predictor
-clf = Predictor.load({str(tmp_path / "m.onnx")!r}, "cpu")
-print(clf(torch.zeros(9, 3, 40, 60, dtype=torch.uint8))[0])
-sys.exit("timm" in sys.modules or "xvit.models" in sys.modules)
+assert Predictor.load(sys.argv[2])(sys.argv[3])
+from xvit.cli import main
+main()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    files = [str(tmp_path / "m.onnx"), str(tmp_path / "clip.mp4")]
+    command = [sys.executable, "-c", code, "predict", *files, "--format", "jsonl"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    answer = json.loads(found.stdout.splitlines()[-1])["predictions"]
+    assert [entry["label"] for entry in answer] == [entry["label"] for entry in own]
+    for got, expected in zip(answer, own, strict=True):
+        assert got["score"] == pytest.approx(expected["score"], abs=1e-4)
 
 
 def test_what_cannot_be_exported_says_why(loud_model: Make, tmp_path: Path) -> None:

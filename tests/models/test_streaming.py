@@ -46,6 +46,7 @@ def offline(model: XViT, frames: Tensor, upto: int) -> Tensor:
         {"attention": "spatial"},
         {"head": "mean", "temporal_embedding": "none"},
         {"head_positions": True, "temporal_length": 3},
+        {"head": "moments"},
     ],
     ids=str,
 )

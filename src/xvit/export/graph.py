@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from xvit.errors import ConfigError
 from xvit.models import XViT
 from xvit.models.backbone import embed
-from xvit.models.heads import MeanHead, MomentsHead, stretch
+from xvit.models.heads import MeanHead, MomentsHead, TemporalHead, stretch
 from xvit.models.mixing import SpaceTimeAttention
 from xvit.models.streaming import StreamingXViT
 
@@ -87,6 +87,7 @@ class StreamStep(nn.Module):
     """
 
     _positions: Tensor
+    _bases: Tensor
 
     def __init__(self, model: XViT) -> None:
         super().__init__()
@@ -100,12 +101,17 @@ class StreamStep(nn.Module):
         for layer in self._layers:
             layer.memory = lambda _, x, layer=layer: self._recall(layer, x)
         self._group = self.model.config.mixing.group if self._layers else None
-        positions = getattr(self.model.head, "positions", None)
-        if positions is not None:  # for n = 1 … T frames the rows stretched to n, at the end
-            length = self.model.clip.num_frames
-            rows = [
-                nn.functional.pad(stretch(positions, n), (0, 0, length - n, 0)) for n in range(1, length + 1)
-            ]
+        self._prepare_head()
+
+    def _prepare_head(self) -> None:
+        """What the head needs that depends on n, the frames that there are: a row for each n = 1 … T."""
+        head, length = self.model.head, self.model.clip.num_frames
+        lengths = range(1, length + 1)
+        if isinstance(head, MomentsHead):  # (T, moments, T), for n features at the end
+            bases = [nn.functional.pad(head.basis(n), (length - n, 0)) for n in lengths]
+            self.register_buffer("_bases", torch.stack(bases))
+        elif isinstance(head, TemporalHead) and head.positions is not None:  # (T, T, D), likewise
+            rows = [nn.functional.pad(stretch(head.positions, n), (0, 0, length - n, 0)) for n in lengths]
             self.register_buffer("_positions", torch.cat(rows).detach())
 
     def first_state(self, streams: int) -> dict[str, Tensor]:
@@ -156,6 +162,8 @@ class StreamStep(nn.Module):
         if isinstance(head, MeanHead):
             weight = there.to(window.dtype)[None, :, None]
             return head.fc((window * weight).sum(dim=1) / weight.sum())
+        if isinstance(head, MomentsHead):
+            return head(window, basis=self._bases.index_select(0, seen.clamp(max=length - 1))[0])
         token = head.cls_token.expand(window.shape[0], -1, -1)
         if head.from_mean:
             weight = there.to(window.dtype)[None, :, None]
@@ -171,8 +179,6 @@ class StreamStep(nn.Module):
 
 def stream_step(model: XViT) -> Traced:
     """One frame in, with the state before and after it. Raises ConfigError for a model that looks ahead."""
-    if isinstance(model.head, MomentsHead):
-        raise ConfigError("model.head: a step of a stream exports with the temporal or the mean head")
     step = StreamStep(model).eval()
     frame = torch.randn(TRACED_BATCH, 3, model.clip.size, model.clip.size)
     state = step.first_state(TRACED_BATCH)

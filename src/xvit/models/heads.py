@@ -106,10 +106,21 @@ class MomentsHead(nn.Module):
         with torch.no_grad():
             self.fc.weight[:, dim:] = 0
 
-    def forward(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """features: (B, T, D) -> logits (B, K), or the moments (B, moments·D) before the classifier."""
-        y = self.dropout((self._moments(features) - self.centre) * self.scale)
+    def forward(self, features: Tensor, pre_logits: bool = False, basis: Tensor | None = None) -> Tensor:
+        """features: (B, T, D) -> logits (B, K), or the moments (B, moments·D) before the classifier.
+
+        basis: (moments, T), by default that of T frames.
+        """
+        y = self.dropout((self._moments(features, basis) - self.centre) * self.scale)
         return y if pre_logits else self.fc(y)
+
+    def basis(self, frames: int) -> Tensor:
+        """The moments of `frames` features as a matrix (moments, frames) float32, that multiplies them."""
+        device = self.centre.device
+        time = (torch.arange(frames, device=device) + 0.5) / frames
+        order = torch.arange(self.moments, device=device)
+        weight = torch.where(order > 0, math.sqrt(2), 1.0) / frames
+        return torch.cos(math.pi * order[:, None] * time) * weight[:, None]
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:
@@ -118,13 +129,9 @@ class MomentsHead(nn.Module):
         self.centre.copy_(mean)
         self.scale.copy_(1 / (deviation + 1e-5))
 
-    def _moments(self, features: Tensor) -> Tensor:
-        frames = features.shape[1]
-        time = (torch.arange(frames, device=features.device) + 0.5) / frames
-        order = torch.arange(self.moments, device=features.device)
-        weight = torch.where(order > 0, math.sqrt(2), 1.0) / frames
-        basis = torch.cos(math.pi * order[:, None] * time) * weight[:, None]
-        return (basis.to(features.dtype) @ features).flatten(1)
+    def _moments(self, features: Tensor, basis: Tensor | None = None) -> Tensor:
+        matrix = self.basis(features.shape[1]) if basis is None else basis
+        return (matrix.to(features.dtype) @ features).flatten(1)
 
 
 def stretch(table: Tensor, length: int) -> Tensor:

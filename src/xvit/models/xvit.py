@@ -38,7 +38,7 @@ class XViT(nn.Module):
         self.clip = clip
         self._set_classes(num_classes, classes)
         self.backbone = build_backbone(config, clip)
-        self.num_features = self.head_hidden_size = self.backbone.num_features
+        self.num_features = self.backbone.num_features
         self.grad_checkpointing = False
         self._check_clip()
         self._set_mixing()
@@ -50,6 +50,7 @@ class XViT(nn.Module):
             length = config.temporal_length or clip.num_frames
             self.temporal_embedding = nn.Parameter(torch.zeros(1, length, 1, self.num_features))
         self.head: MeanHead | MomentsHead | TemporalHead = self._make_head()
+        self.head_hidden_size = self.head.fc.in_features  # the width of `clip_features`
 
     def _set_classes(self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None) -> None:
         self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)

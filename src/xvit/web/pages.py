@@ -31,7 +31,8 @@ def add_pages(app: FastAPI, service: Service, name: str, *, asks_token: bool) ->
 
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
-        return HTMLResponse(templates.get_template("page.html").render(name=name, about=about))
+        template = templates.get_template("page.html")
+        return HTMLResponse(template.render(name=name, about=about, explains=service.explains))
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:

@@ -21,6 +21,7 @@ from xvit.config import ClipConfig, parse_views
 from xvit.data import FrameSource
 from xvit.data.sampling import view_frames
 from xvit.data.transforms import ViewTransform
+from xvit.exported import ExportedModel
 from xvit.predict import Predictor
 from xvit.predict.segments import as_srt
 from xvit.predict.timeline import Timeline, score_film
@@ -40,6 +41,7 @@ class Service:
     def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
         self.predictor, self.limits = predictor, limits
         self.classes = predictor.model.classes
+        self.explains = not isinstance(predictor.model, ExportedModel)
         self.decoders = Decoders(limits, metrics.decoders_lost.inc)
         self.batcher = Batcher(predictor.score_batch, on_batch=metrics.batches.observe)
         self._slots = threading.BoundedSemaphore(limits.workers)
@@ -96,6 +98,8 @@ class Service:
 
     def explain(self, upload: Upload, deadline: Deadline, label: str | None, method: str) -> dict[str, Any]:
         """Where in space and time a decision came from. Raises as `predict`."""
+        if not self.explains:
+            raise Refused(422, "this service runs an exported model, which gives scores and no explanations")
         from xvit.visualize import explain_clip
 
         clip = self.predictor.model.clip

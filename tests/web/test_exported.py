@@ -1,0 +1,61 @@
+"""An exported model behind the service: the same answers, and a page that offers what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from client import Client
+
+from chromium import Browser
+from conftest import serving
+from xvit.predict import Predictor
+from xvit.predict.timeline import make_timeline
+
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+
+@pytest.fixture(scope="module")
+def exported_service(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    from xvit.export import export_model
+    from xvit.models import load_model
+
+    path = tmp_path_factory.mktemp("exported") / "colours.onnx"
+    export_model(load_model(trained), path)
+    with serving(path) as client:
+        yield client
+
+
+def test_answers_are_the_trained_models(exported_service: Client, trained: Path, clips: Path) -> None:
+    own = Predictor.load(trained)
+    answer = exported_service.send("/predict?views=3x2", clips / "film.mp4")
+    assert answer.status == 200, answer.body
+    for got, expected in zip(answer.json["predictions"], own(clips / "film.mp4", views="3x2"), strict=True):
+        assert got["label"] == expected["label"]
+        assert got["score"] == pytest.approx(expected["score"], abs=1e-4)
+    found = exported_service.send("/timeline", clips / "film.mp4").json
+    expected = make_timeline(own, str(clips / "film.mp4"))
+    assert [s["label"] for s in found["segments"]] == [s.label for s in expected.segments()]
+    leader = found["curves"]["classes"][0]
+    scores = expected.smoothed(3)[:, expected.classes.index(leader["label"])]
+    assert leader["scores"] == pytest.approx(scores.tolist(), abs=1e-3)
+    assert exported_service.get("/labels").json == {"tasks": [["red", "green", "<b>blue"]]}
+
+
+def test_explanations_are_not_offered(exported_service: Client, clips: Path) -> None:
+    answer = exported_service.send("/explain", clips / "red.mp4")
+    assert answer.status == 422
+    assert answer.json["detail"] == (
+        "this service runs an exported model, which gives scores and no explanations"
+    )
+
+
+def test_the_page(chromium: Browser, exported_service: Client, clips: Path) -> None:
+    chromium.open(exported_service.address)
+    chromium.type("#file", str(clips / "film.mp4"))
+    chromium.wait('document.getElementById("progress").hidden && !document.getElementById("when").hidden')
+    labels = chromium.run("return [...document.querySelectorAll('#segments .label')].map(e => e.textContent)")
+    assert labels == ["red", "<b>blue"]
+    assert chromium.run("return document.getElementById('why').getBoundingClientRect().width") == 0
+    assert chromium.console() == []
