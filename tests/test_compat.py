@@ -16,7 +16,8 @@ import yaml
 
 from xvit import compat
 from xvit.compat import KEYS, read_settings, translate
-from xvit.config import Config, _all_keys, load_config, make_config
+from xvit.config import Config, load_config, make_config
+from xvit.config_errors import all_keys
 from xvit.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ CASES = {"eval_kinetics": "Kinetics/xvit_B16_16x16_k600.yaml", "eval_ssv2": "SSv
 def translated(*options: str, config: str | None = None) -> tuple[Config, list[str]]:
     values, settings = read_settings(config, options)
     ours, notes = translate(settings)
-    compat._nest(values, ours)
+    compat.nest(values, ours)
     return make_config(values), notes
 
 
@@ -74,7 +75,7 @@ def test_an_upper_case_file_means_our_configuration(case: str, shared: Path, tmp
 
 
 def test_every_key_of_the_table_leads_somewhere() -> None:
-    keys = set(_all_keys(Config))
+    keys = set(all_keys(Config))
     for key, rule in KEYS.items():
         if key in compat.JOB_DEFAULTS:
             continue

@@ -12,9 +12,10 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "xvit"
 LAYERS = [  # top to bottom
     {"__main__"},
-    {"cli", "compat"},
+    {"cli", "cli_original"},
     {"cli_explain", "cli_serve", "cli_stream"},
     {"cli_data", "cli_eval", "cli_export", "cli_models", "cli_predict"},
+    {"compat"},
     {"demo"},
     {"export", "web"},
     {"visualize"},
@@ -22,6 +23,7 @@ LAYERS = [  # top to bottom
     {"engine"},
     {"models", "data", "exported"},
     {"config"},
+    {"config_errors", "config_files"},
     {"errors", "types"},
 ]
 ANYWHERE = {"__init__"}

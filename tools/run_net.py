@@ -2,7 +2,7 @@
 
 import sys
 
-from xvit.compat import main
+from xvit.cli_original import main
 from xvit.errors import XViTError, warn_in_one_line
 
 if __name__ == "__main__":

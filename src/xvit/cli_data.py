@@ -133,7 +133,7 @@ def show(
     from xvit.data.sheet import write_sheet
 
     settings = load_config(config, overrides or ())
-    manifest = load_manifest(settings.data, split, seed=settings.seed)
+    manifest = load_manifest(settings.data, split)
     augment = settings.data.augment if split == "train" else None
     dataset = VideoDataset(manifest, settings.data, augment=augment, seed=settings.seed)
     write_sheet(dataset, output, num_videos=videos)

@@ -6,11 +6,7 @@ here, after all overrides are in.
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from xvit.config_errors import explain
+from xvit.config_files import read_yaml
 from xvit.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -158,7 +156,7 @@ class DataConfig(ClipConfig):
 
     format:       the layout of `root`; "auto" recognises it (docs/data.md lists them).
     fold:         which of the published splits of UCF101 and HMDB51.
-    val_fraction: what a single folder of classes holds out, split by `seed`.
+    val_fraction: what a single folder of classes holds out, the same videos for every `seed`.
     on_error:     "skip" leaves unreadable videos out, counted and named.
     """
 
@@ -284,43 +282,12 @@ def make_config(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as err:
-        raise ConfigError(_explain(err)) from err
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The nested mapping in a YAML file. Raises ConfigError."""
-    file = _find(path)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf8"))
-    except yaml.MarkedYAMLError as err:
-        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
-        raise ConfigError(f"{file}{line}: not YAML: {err.problem}") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{file}: not YAML text") from err
-    except OSError as err:
-        raise ConfigError(f"{file}: {err.strerror}") from err
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: expected keys such as `model:` and `data:` at the top")
-    return values
+        raise ConfigError(explain(err, Config)) from err
 
 
 def write_yaml(config: Config, path: str | Path) -> None:
     """Write a configuration so that `load_config(path)` gives it back."""
     Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf8")
-
-
-def _find(path: str | Path) -> Path:
-    file = Path(path)
-    if file.exists():
-        return file
-    packaged = str(path).removeprefix("configs/").removesuffix(".yaml") + ".yaml"
-    for root in (resources.files("xvit") / "configs", Path(__file__).parents[2] / "configs"):
-        candidate = Path(str(root)) / packaged
-        if candidate.exists():
-            return candidate
-    raise ConfigError(f"{path}: no such configuration file")
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any, full: str) -> None:
@@ -330,64 +297,3 @@ def _set(values: dict[str, Any], keys: list[str], value: Any, full: str) -> None
         if not isinstance(values, dict):
             raise ConfigError(f"{full}: {parent} is a value, not a section")
     values[last] = value
-
-
-def _explain(err: ValidationError) -> str:
-    """The first problem of a validation, as one line in the user's words."""
-    problem = err.errors()[0]
-    # Union members ("tuple[int, ...]") appear in the location; keys are what the user can find again.
-    known = {name for section in _sections(Config) for name in _field_types(section)}
-    location = [str(part) for part in problem["loc"] if isinstance(part, int) or str(part) in known]
-    key = ".".join(location)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        key = ".".join(str(part) for part in problem["loc"])
-        return f"unknown key {key}{_nearest(key)}"
-    value = problem["input"]
-    bound = problem.get("ctx", {})
-    match problem["type"]:
-        case "greater_than" if bound["gt"] == 0:
-            return f"{key} must be positive, got {value}"
-        case "greater_than_equal":
-            return f"{key} must be at least {bound['ge']}, got {value}"
-        case "less_than_equal":
-            return f"{key} must be at most {bound['le']}, got {value}"
-        case "literal_error":
-            return f"{key} must be {bound['expected']}, got {value!r}"
-        case "model_type" | "dict_type" | "dataclass_type":
-            return f"{key} is a section with keys of its own, got {value!r}"
-    text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key}: {text}, got {value!r}" if key else text
-
-
-def _nearest(key: str) -> str:
-    names = _all_keys(Config)
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if not near:  # the right word in the wrong section
-        near = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _field_types(section: type) -> dict[str, Any]:
-    if issubclass(section, BaseModel):
-        return {name: field.annotation for name, field in section.model_fields.items()}
-    return typing.get_type_hints(section)
-
-
-def _sections(section: type) -> list[type]:
-    inner = [t for t in _field_types(section).values() if _is_section(t)]
-    return [section, *(s for t in inner for s in _sections(t))]
-
-
-def _all_keys(section: type, prefix: str = "") -> list[str]:
-    keys = []
-    for name, annotation in _field_types(section).items():
-        keys.append(prefix + name)
-        if _is_section(annotation):
-            keys += _all_keys(annotation, f"{prefix}{name}.")
-    return keys
-
-
-def _is_section(annotation: Any) -> bool:
-    if isinstance(annotation, types.UnionType) or not isinstance(annotation, type):
-        return False
-    return annotation is Mixing or issubclass(annotation, BaseModel)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from xvit.config import DataConfig
 from xvit.data import Manifest, load_manifest
+from xvit.data.records import RecordTable
 from xvit.errors import ConfigError, DatasetError
 
 
@@ -104,7 +106,7 @@ def test_split_folders(tmp_path: Path) -> None:
     assert train.classes == val.classes == (("a", "b"),)
 
 
-def test_one_folder_is_split_by_its_seed(tmp_path: Path) -> None:
+def test_one_folder_is_split_class_by_class(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{name}/{i}.mp4" for name in ("a", "b") for i in range(10)))
     touch(tmp_path, "a/frames/img_00001.jpg", "a/frames/img_00002.jpg")
     train, val = load(tmp_path), load(tmp_path, "val")
@@ -114,8 +116,17 @@ def test_one_folder_is_split_by_its_seed(tmp_path: Path) -> None:
     assert "a/frames" in ids[0] | ids[1]
     assert [sum(r.labels == (k,) for r in val.records) for k in range(2)] == [2, 2]
     assert train.digest == load(tmp_path).digest != val.digest
-    config = DataConfig(root=str(tmp_path))
-    assert {r.video_id for r in load_manifest(config, "val", seed=1).records} != ids[1]
+    larger = load_manifest(DataConfig(root=str(tmp_path), val_fraction=0.5), "val")
+    assert [sum(r.labels == (k,) for r in larger.records) for k in range(2)] == [6, 5]
+
+
+def test_a_folder_with_nothing_to_hold_out_says_so(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4", "b/1.mp4")
+    assert len(load(tmp_path).records) == 2
+    with pytest.raises(DatasetError, match="no class has a second video, which could be held out for val"):
+        load(tmp_path, "val")
+    assert RecordTable(tmp_path, [], np.zeros((0, 2), np.int64)).labels.shape == (0, 2)
+    assert RecordTable(tmp_path, [], np.zeros(0, np.int64)).labels.shape == (0, 1)
 
 
 def test_labels_follow_the_model_by_name(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def tops(run: Path) -> list[float]:
 def metrics(run: Path) -> dict[str, float]:
     found = json.loads((run / "metrics.json").read_text())
     assert found.pop("unreadable") == {}
+    assert len(found.pop("list_sha256")) == 2
     return found
 
 

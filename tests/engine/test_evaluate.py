@@ -18,6 +18,7 @@ from xvit.types import Batch, VideoRecord
 class Listing:
     records: tuple[VideoRecord, ...]
     classes: tuple[tuple[str, ...], ...]
+    digest: str = "made up"
 
 
 class Pooled(nn.Module):

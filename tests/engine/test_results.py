@@ -10,7 +10,7 @@ import pytest
 from xvit.engine.compare import compare, comparison_text, ensemble
 from xvit.engine.journal import Journal
 from xvit.engine.results import read_groups, results
-from xvit.engine.scores import Evaluation, Scored, write_submission
+from xvit.engine.scores import Evaluation, Scored, read_scores, write_scores, write_submission
 from xvit.errors import DatasetError
 
 
@@ -105,6 +105,17 @@ def test_a_diverged_model_is_counted_not_hidden() -> None:
     found = results(make(np.full((4, 3), np.nan), [0, 0, 1, 2]))
     assert found["not_finite"] == 4
     assert found["tasks"]["class"]["top5"]["value"] == 0.0
+
+
+def test_the_list_that_was_scored_stays_known(tmp_path: Path) -> None:
+    one = make([[1, 0, 0], [0, 1, 0]], [0, 1], list_sha256="aa")
+    write_scores(one, tmp_path / "scores.npz")
+    again = read_scores(tmp_path)
+    assert results(again)["list"] == {"sha256": "aa"}
+    other = dataclasses.replace(again, list_sha256="bb")
+    assert compare(again, other)["list_sha256"] == {"a": "aa", "b": "bb"}
+    assert results(ensemble([again, again]))["list"] == {"sha256": "aa"}
+    assert results(ensemble([again, other]))["list"] == {"sha256": None}
 
 
 def test_compare_names_the_flips_and_pairs_the_interval() -> None:

@@ -18,7 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xvit.config import Config, load_config
+from xvit.config import Config, DataConfig, load_config
+from xvit.data import load_manifest
 from xvit.data.synth import write_motion_set
 from xvit.engine import signals
 from xvit.engine import train as train_module
@@ -84,7 +85,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_run_folder_says_all(finished: Path) -> None:
+def test_a_run_folder_says_all(videos: Path, finished: Path) -> None:
     assert {p.name for p in finished.iterdir()} == {
         "config.yaml",
         "config.json",
@@ -97,6 +98,8 @@ def test_a_run_folder_says_all(finished: Path) -> None:
     events = read_log(finished)
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, STEPS + 1))
     metrics = json.loads((finished / "metrics.json").read_text())
+    lists = {split: load_manifest(DataConfig(root=str(videos)), split).digest for split in ("train", "val")}
+    assert metrics["list_sha256"] == lists
     assert metrics["step"] == metrics["steps"] == STEPS
     assert 0 <= metrics["top1"] <= 1
     classes = json.loads((finished / "config.json").read_text())["classes"]

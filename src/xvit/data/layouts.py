@@ -115,8 +115,11 @@ def is_class_folders(root: Path) -> bool:
     return bool(class_folders(root))
 
 
-def read_class_folders(root: Path, split: str, val_fraction: float, seed: int) -> Split:
-    """`<class>/…` in one folder, split by `seed`: of every class, `val_fraction` (at least one) is val."""
+def read_class_folders(root: Path, split: str, val_fraction: float) -> Split:
+    """`<class>/…` in one folder: of every class, `val_fraction` (at least one) is val, chosen by its name.
+
+    A run's seed has no say: runs of several seeds are compared on the same videos.
+    """
     whole = folder_split(root, root, class_folders(root))
     if split == "test":
         raise DatasetError(f"{root}: one folder of classes is split into train and val; it has no test split")
@@ -124,9 +127,11 @@ def read_class_folders(root: Path, split: str, val_fraction: float, seed: int) -
     chosen: list[int] = []
     for label, name in enumerate(whole.classes[0]):
         rows = np.flatnonzero(labels == label).tolist()
-        random.Random(f"{seed} {name}").shuffle(rows)
+        random.Random(f"0 {name}").shuffle(rows)
         held_out = min(max(round(len(rows) * val_fraction), 1), len(rows) - 1)
         chosen += rows[:held_out] if split == "val" else rows[held_out:]
+    if not chosen:
+        raise DatasetError(f"{root}: no class has a second video, which could be held out for val")
     return Split(whole.records.take(sorted(chosen)), whole.classes)
 
 

@@ -23,7 +23,6 @@ class Wanted:
     split: str
     val_fraction: float
     fold: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,16 @@ LAYOUTS: dict[str, Layout] = {
     "split_folders": Layout(layouts.is_split_folders, lambda w: layouts.read_split_folders(w.root, w.split)),
     "class_folders": Layout(
         layouts.is_class_folders,
-        lambda w: layouts.read_class_folders(w.root, w.split, w.val_fraction, w.seed),
+        lambda w: layouts.read_class_folders(w.root, w.split, w.val_fraction),
     ),
 }
 
 
-def load_manifest(
-    config: DataConfig, split: str, classes: Classes | None = None, *, seed: int = 0
-) -> Manifest:
+def load_manifest(config: DataConfig, split: str, classes: Classes | None = None) -> Manifest:
     """Read one split ("train", "val" or "test") of the dataset at `config.root`.
 
     `classes` are the names a model counts through, one tuple a task: labels are renumbered to them by name.
-    `seed` decides how a single folder of classes is split. Raises DatasetError (file and line), ConfigError.
+    Raises DatasetError (file and line), ConfigError.
     """
     if split not in layouts.SPLIT_FOLDERS:
         raise ConfigError(f"a split is train, val or test, got {split!r}")
@@ -70,7 +67,7 @@ def load_manifest(
     name = find_layout(root) if config.format == "auto" else config.format
     if name not in LAYOUTS:
         raise ConfigError(f"data.format must be auto, {', '.join(LAYOUTS)}, got {name!r}")
-    found = LAYOUTS[name].read(Wanted(root, split, config.val_fraction, config.fold, seed))
+    found = LAYOUTS[name].read(Wanted(root, split, config.val_fraction, config.fold))
     if not len(found.records):
         raise DatasetError(f"{root}: the {split} split ({name}) lists no videos")
     if classes:  # weights of the authors carry no names

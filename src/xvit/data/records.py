@@ -70,7 +70,8 @@ class RecordTable(Sequence[VideoRecord]):
         count = len(self.ids)
         self.labels = torch.zeros(count, 0, dtype=torch.int32)
         if labels is not None:
-            self.labels = torch.from_numpy(np.asarray(labels, np.int32).reshape(count, -1).copy())
+            columns = np.asarray(labels, np.int32)
+            self.labels = torch.from_numpy(columns.reshape(count, *columns.shape[1:2] or (1,)).copy())
         self.spans = (
             None if spans is None else torch.from_numpy(np.array(spans, np.float64).reshape(count, 2))
         )

@@ -48,6 +48,7 @@ def ensemble(evaluations: Sequence[Evaluation]) -> Evaluation:
         missing=(*base.missing, *((name, "not in all score files") for name in dropped)),
         combine="probabilities",
         leaders=np.stack([task.argmax(1) for task in tasks], 1)[:, None].astype(np.int32),
+        list_sha256=base.list_sha256 if len({one.list_sha256 for one in evaluations}) == 1 else "",
         margins=np.min([_lead(task) for task in tasks], axis=0)[:, None],
         views_used=np.sum([one.views_used for one in aligned], axis=0),
         seconds=sum(one.seconds for one in aligned),
@@ -67,7 +68,8 @@ def compare(a: Evaluation, b: Evaluation, *, groups: Mapping[str, str] | None = 
         raise DatasetError("these scores have no labels: there is nothing to compare them by")
     numbers = group_numbers(one.video_id, groups)
     ranks = one.ranks(), two.ranks()
-    found: dict[str, Any] = {"videos": len(one.video_id)}
+    lists = {"a": a.list_sha256 or None, "b": b.list_sha256 or None}
+    found: dict[str, Any] = {"videos": len(one.video_id), "list_sha256": lists}
     for k in (1, 5):
         a_right, b_right = (_share(each < k) for each in ranks)
         found[f"top{k}"] = _paired(a_right, b_right, len(one.video_id), numbers)

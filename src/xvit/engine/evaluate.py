@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -28,6 +29,9 @@ class Listed(Protocol):
 
     @property
     def classes(self) -> tuple[tuple[str, ...], ...]: ...
+
+    @property
+    def digest(self) -> str: ...
 
 
 def evaluate(
@@ -71,46 +75,28 @@ def evaluate(
     manifest = manifest or loader.dataset.manifest  # type: ignore[attr-defined]
     sizes = [len(names) for names in manifest.classes]
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
-
-    several = False  # labels a video
-
-    def view_scores(clips: Tensor) -> Tensor:
-        """(n, T, C, H, W) -> what is added up over views: (n, K)."""
-        with autocast():
-            logits = torch.cat([model(chunk) for chunk in clips.split(clips_per_pass or len(clips))]).float()
-        if logits.shape[1] != sum(sizes):
-            raise ValueError(f"the model scores {logits.shape[1]} classes, the data has {sum(sizes)}")
-        if combine == "logits":
-            return logits
-        return logits.sigmoid() if several else torch.cat([x.softmax(1) for x in logits.split(sizes, 1)], 1)
-
+    score = _Scoring(model, autocast, sizes, combine, clips_per_pass, view_order, stop_margin)
     parts, failures = list(earlier), dict[int, str]()
-    start, was_training = time.perf_counter(), model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for batch in loader:
-                failures.update(batch.failures)
-                if len(batch.index):
-                    batch = batch.to(device)
-                    several = batch.labels.shape[1] > len(sizes)
-                    order = range(batch.frames.shape[1]) if view_order is None else view_order
-                    means, used = _running_means(view_scores, batch, order, sizes, stop_margin)
-                    parts.append(_scored(batch, means, used, sizes, combine))
-                    if on_scored:
-                        on_scored(parts[-1])
-                if on_progress:
-                    on_progress(len(batch.index) + len(batch.failures))
-    finally:
-        model.train(was_training)
-    if accelerator is not None and accelerator.num_processes > 1:
-        from accelerate.utils import gather_object
-
-        gathered = gather_object([(parts, failures)])
-        parts = [part for theirs, _ in gathered for part in theirs]
-        failures = {row: reason for _, theirs in gathered for row, reason in theirs.items()}
-    seconds = time.perf_counter() - start
-    return assemble(parts, failures, manifest.records, manifest.classes, combine=combine, seconds=seconds)
+    start = time.perf_counter()
+    with _in_eval_mode(model), torch.inference_mode():
+        for batch in loader:
+            failures.update(batch.failures)
+            if len(batch.index):
+                parts.append(score(batch.to(device)))
+                if on_scored:
+                    on_scored(parts[-1])
+            if on_progress:
+                on_progress(len(batch.index) + len(batch.failures))
+    parts, failures = _of_all_processes(parts, failures, accelerator)
+    return assemble(
+        parts,
+        failures,
+        manifest.records,
+        manifest.classes,
+        combine=combine,
+        seconds=time.perf_counter() - start,
+        list_sha256=manifest.digest,
+    )
 
 
 def view_order(num_crops: int, num_clips: int) -> list[int]:
@@ -123,60 +109,110 @@ def view_order(num_crops: int, num_clips: int) -> list[int]:
     return sorted(range(num_crops * num_clips), key=off_centre)
 
 
-def _running_means(
-    view_scores: Callable[[Tensor], Tensor],
-    batch: Batch,
-    order: Sequence[int],
-    sizes: Sequence[int],
-    stop_margin: float | None,
-) -> tuple[Tensor, Tensor]:
-    """The mean score of each video's first 1, 2, … V views, (B, V, K), and how many were computed, (B,).
+@dataclass(frozen=True)
+class _Scoring:
+    """A model and how its views become a video's scores (see `evaluate`); sizes: classes of each task."""
 
-    Where a video stopped early, its last mean stands for the rest.
-    """
-    frames, videos, views = batch.frames, len(batch.index), len(order)
-    if stop_margin is None:
-        flat = frames.flatten(0, 1)
+    model: nn.Module
+    autocast: Callable[[], contextlib.AbstractContextManager[None]]
+    sizes: list[int]
+    combine: Combine
+    clips_per_pass: int | None
+    view_order: Sequence[int] | None
+    stop_margin: float | None
+
+    def __call__(self, batch: Batch) -> Scored:
+        """Score a batch of at least one video, on the model's device."""
+        order = list(range(batch.frames.shape[1]) if self.view_order is None else self.view_order)
+        means, used = (self._all if self.stop_margin is None else self._until_clear)(batch, order)
+        total = means[:, -1] * means.shape[1] if self.combine == "logits" else means[:, -1]
+        leaders = torch.stack([task.argmax(-1) for task in means.split(self.sizes, -1)], -1)
+        return Scored(
+            rows=batch.index.cpu().numpy(),
+            scores=total.cpu().numpy(),
+            labels=batch.labels.cpu().numpy(),
+            leaders=leaders.cpu().numpy().astype(np.int32),
+            margins=_lead(means, self.sizes).cpu().numpy(),
+            views_used=used.cpu().numpy(),
+        )
+
+    def _all(self, batch: Batch, order: list[int]) -> tuple[Tensor, Tensor]:
+        """The mean score of each video's first 1, 2, … V views, (B, V, K), and V for each, (B,).
+
+        Views of the same pixels are computed once.
+        """
+        flat, videos = batch.frames.flatten(0, 1), len(batch.index)
         if batch.same is None:
-            each = view_scores(flat)
+            each = self._views(flat, batch)
         else:
             first = batch.same + torch.arange(videos)[:, None] * batch.same.shape[1]
             distinct, place = first.flatten().unique(return_inverse=True)
-            each = view_scores(flat if len(distinct) == len(flat) else flat[distinct])[place]
-        each = each.unflatten(0, frames.shape[:2])[:, list(order)]
-        counts = torch.arange(1, views + 1, device=each.device)
-        return each.cumsum(1) / counts[:, None], torch.full((videos,), views)
-    means: list[Tensor] = []
-    used = torch.zeros(videos, dtype=torch.int64, device=frames.device)
-    undecided = torch.ones(videos, dtype=torch.bool, device=frames.device)
-    for count, view in enumerate(order):
-        if undecided.any():
-            new = view_scores(frames[undecided, view])
-            mean = means[-1].clone() if means else new.new_zeros(videos, new.shape[1])
-            mean[undecided] += (new - mean[undecided]) / (count + 1)
-            used += undecided
-            undecided = undecided & (_lead(mean, sizes) < stop_margin)
-        means.append(mean)
-    return torch.stack(means, 1), used
+            each = self._views(flat if len(distinct) == len(flat) else flat[distinct], batch)[place]
+        each = each.unflatten(0, batch.frames.shape[:2])[:, order]
+        counts = torch.arange(1, len(order) + 1, device=each.device)
+        return each.cumsum(1) / counts[:, None], torch.full((videos,), len(order))
+
+    def _until_clear(self, batch: Batch, order: list[int]) -> tuple[Tensor, Tensor]:
+        """The same, and how many views each video took until its leader was `stop_margin` ahead, (B,).
+
+        Where a video stopped early, its last mean stands for the rest.
+        """
+        assert self.stop_margin is not None
+        frames, videos = batch.frames, len(batch.index)
+        means: list[Tensor] = []
+        used = torch.zeros(videos, dtype=torch.int64, device=frames.device)
+        undecided = torch.ones(videos, dtype=torch.bool, device=frames.device)
+        for count, view in enumerate(order, start=1):
+            if undecided.any():
+                new = self._views(frames[undecided, view], batch)
+                mean = means[-1].clone() if means else new.new_zeros(videos, new.shape[1])
+                mean[undecided] += (new - mean[undecided]) / count
+                used += undecided
+                undecided = undecided & (_lead(mean, self.sizes) < self.stop_margin)
+            means.append(mean)
+        return torch.stack(means, 1), used
+
+    def _views(self, clips: Tensor, batch: Batch) -> Tensor:
+        """Views (n, T, C, H, W) of videos of this batch -> what is added up over a video's views, (n, K)."""
+        chunks = clips.split(self.clips_per_pass or len(clips))
+        with self.autocast():
+            logits = torch.cat([self.model(chunk) for chunk in chunks]).float()
+        if logits.shape[1] != sum(self.sizes):
+            raise ValueError(f"the model scores {logits.shape[1]} classes, the data has {sum(self.sizes)}")
+        if self.combine == "logits":
+            return logits
+        if batch.labels.shape[1] > len(self.sizes):  # several labels a video
+            return logits.sigmoid()
+        return torch.cat([task.softmax(1) for task in logits.split(self.sizes, 1)], 1)
 
 
-def _lead(scores: Tensor, sizes: Sequence[int]) -> Tensor:
+def _lead(scores: Tensor, sizes: list[int]) -> Tensor:
     """How far the leader is ahead of the second class, over the last axis; the least of the tasks."""
     leads = []
-    for task in scores.split(list(sizes), -1):
+    for task in scores.split(sizes, -1):
         first_two = task.topk(min(2, task.shape[-1]), dim=-1).values
         leads.append(first_two[..., 0] - first_two[..., -1] if task.shape[-1] > 1 else first_two[..., 0])
     return torch.stack(leads).amin(0)
 
 
-def _scored(batch: Batch, means: Tensor, used: Tensor, sizes: Sequence[int], combine: Combine) -> Scored:
-    total = means[:, -1] * means.shape[1] if combine == "logits" else means[:, -1]
-    leaders = torch.stack([task.argmax(-1) for task in means.split(list(sizes), -1)], -1)
-    return Scored(
-        rows=batch.index.cpu().numpy(),
-        scores=total.cpu().numpy(),
-        labels=batch.labels.cpu().numpy(),
-        leaders=leaders.cpu().numpy().astype(np.int32),
-        margins=_lead(means, sizes).cpu().numpy(),
-        views_used=used.cpu().numpy(),
-    )
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _of_all_processes(
+    parts: list[Scored], failures: dict[int, str], accelerator: Accelerator | None
+) -> tuple[list[Scored], dict[int, str]]:
+    """What every process found, in each of them."""
+    if accelerator is None or accelerator.num_processes == 1:
+        return parts, failures
+    from accelerate.utils import gather_object
+
+    gathered = gather_object([(parts, failures)])
+    together = [part for theirs, _ in gathered for part in theirs]
+    return together, {row: reason for _, theirs in gathered for row, reason in theirs.items()}

@@ -73,24 +73,10 @@ def evaluate_run(
         raise ConfigError(f"{path} does not say where the videos are; add --data FOLDER")
     clip = _clip(network, config, overrides)
     manifest = load_manifest(config.data, split, classes=network.classes or _numbers(network))
-    weights = sha256(path / "model.safetensors" if path.is_dir() else path)
     home = Path("runs", str(model)) if str(model) in FILES else path if path.is_dir() else path.parent
     folder = output or home / "eval"
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "list": {
-            "root": config.data.root,
-            "split": split,
-            "format": manifest.format,
-            "sha256": manifest.digest,
-        },
-        "weights": {"path": str(path), "sha256": weights},
-        "config": {
-            "eval": config.eval.model_dump(mode="json"),
-            "clip": clip.model_dump(mode="json"),
-            "stop_margin": stop_margin,
-        },
-    }
+    about = _about(config, manifest, clip, path, stop_margin)
     together = meet(config.device)
     rank, processes = (together.process_index, together.num_processes) if together else (0, 1)
     part = "" if processes == 1 else f".{rank}"
@@ -101,15 +87,42 @@ def evaluate_run(
     recordings = read_groups(groups) if groups is not None else None
     found = {**results(evaluation, top_k=top_k, groups=recordings), **about, **_circumstances(command)}
     if rank == 0:
-        write_scores(evaluation, folder / "scores.npz")
-        write_predictions(evaluation, folder / "predictions.csv")
-        if not evaluation.labels.shape[1]:
-            write_submission(evaluation, folder / "submission.csv")
-        write_results(found, folder / "results.json")
+        _write(evaluation, found, folder)
     journal.close()
     if together is not None:
         together.wait_for_everyone()
     return EvaluatedRun(evaluation, found, folder, manifest, clip)
+
+
+def _about(
+    config: Config, manifest: Manifest, clip: ClipConfig, path: Path, stop_margin: float | None
+) -> dict[str, Any]:
+    """What decides the scores: the list, the weights, how videos become views and views scores."""
+    return {
+        "list": {
+            "root": config.data.root,
+            "split": manifest.split,
+            "format": manifest.format,
+            "sha256": manifest.digest,
+        },
+        "weights": {
+            "path": str(path),
+            "sha256": sha256(path / "model.safetensors" if path.is_dir() else path),
+        },
+        "config": {
+            "eval": config.eval.model_dump(mode="json"),
+            "clip": clip.model_dump(mode="json"),
+            "stop_margin": stop_margin,
+        },
+    }
+
+
+def _write(evaluation: Evaluation, found: dict[str, Any], folder: Path) -> None:
+    write_scores(evaluation, folder / "scores.npz")
+    write_predictions(evaluation, folder / "predictions.csv")
+    if not evaluation.labels.shape[1]:
+        write_submission(evaluation, folder / "submission.csv")
+    write_results(found, folder / "results.json")
 
 
 def write_results(found: dict[str, Any], path: Path) -> None:

@@ -37,6 +37,7 @@ def results(
         "views": evaluation.num_views,
         "mean_views": float(evaluation.views_used.mean()) if evaluation.video_id else None,
         "seconds": evaluation.seconds,
+        "list": {"sha256": evaluation.list_sha256 or None},
         "not_finite": int((~np.isfinite(evaluation.scores).all(1)).sum()),
         "tasks": {},
     }

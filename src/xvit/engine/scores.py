@@ -51,6 +51,7 @@ class Evaluation:
     combine:    "probabilities" (means of softmaxes) or "logits" (sums over views).
     leaders, margins, views_used: see `Scored`.
     seconds:    wall clock of the evaluation.
+    list_sha256: the digest of the list that was scored (`Manifest.digest`); empty where that is not known.
     """
 
     video_id: tuple[str, ...]
@@ -63,6 +64,7 @@ class Evaluation:
     margins: NDArray[np.float32]
     views_used: NDArray[np.int64]
     seconds: float = 0.0
+    list_sha256: str = ""
 
     def ranks(self) -> NDArray[np.int64]:
         """(N,) classes that stand before the true one; with two tasks, pairs before the true (verb, noun).
@@ -130,6 +132,7 @@ def assemble(
     *,
     combine: str,
     seconds: float,
+    list_sha256: str = "",
 ) -> Evaluation:
     """One Evaluation from batches in any order; a video scored twice (a padded sampler) counts once."""
     columns = len(records[0].labels) if records else len(classes)
@@ -160,6 +163,7 @@ def assemble(
         classes=classes,
         combine=combine,
         seconds=seconds,
+        list_sha256=list_sha256,
         **{name: merged(name) for name in names},
     )
 
@@ -170,7 +174,7 @@ def write_scores(evaluation: Evaluation, path: str | Path) -> None:
     Labels are (N,) where a video has one, else (N, L).
     """
     path = Path(path)
-    about = {"combine": evaluation.combine, "classes": evaluation.classes, "seconds": evaluation.seconds}
+    about = {name: getattr(evaluation, name) for name in ("combine", "classes", "seconds", "list_sha256")}
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
         np.savez_compressed(
@@ -205,6 +209,7 @@ def read_scores(path: str | Path) -> Evaluation:
                 margins=file["margins"],
                 views_used=file["views_used"],
                 seconds=about["seconds"],
+                list_sha256=about.get("list_sha256", ""),
             )
     except OSError as err:
         raise DatasetError(f"{path}: {err.strerror or err}") from err

@@ -47,25 +47,12 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
     """
     run = build_run(config)
     folder, settings = run.folder, config.train
-    if run.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_yaml(config, folder / "config.yaml")
-    state = load_newest(folder) if settings.resume == "auto" else None
-    step = run.load_state(state) if state else 0
-    run.check_alike(step)
-    start_trackers(run.accelerator, config, step)
-    log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
-    steps = min(settings.epochs * run.steps_per_epoch, settings.max_steps or math.inf)
-    log.write(
-        "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
-    )
-    if run.is_main and not quiet:
-        print(run.describe(int(steps)))
-    with StopSignal(lambda: give_up_step(run, log, int(steps), conclude)) as stop, full_disk_named(folder):
-        if settings.head_first and state is None:
+    log, step, steps, resumed = begin(run, quiet=quiet)
+    with StopSignal(lambda: give_up_step(run, log, steps, conclude)) as stop, full_disk_named(folder):
+        if settings.head_first and not resumed:
             fit_head_first(run, stop, quiet=quiet)
-        with ProgressLine("train", int(steps), done=step, quiet=quiet or not run.is_main) as bar:
-            check_up(run, log, bar, stop, step, int(steps))  # where the run was stopped before it could
+        with ProgressLine("train", steps, done=step, quiet=quiet or not run.is_main) as bar:
+            check_up(run, log, bar, stop, step, steps)  # where the run was stopped before it could
             stopped = run.anywhere(stop.requested)
             while step < steps and not (stopped or run.out_of_patience):
                 epoch, done = divmod(step, run.steps_per_epoch)
@@ -85,7 +72,7 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
                     bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, **values)
                     run.track("train", values, step)
                     at_end = step >= steps or step % run.steps_per_epoch == 0
-                    check_up(run, log, bar, stop, step, int(steps))
+                    check_up(run, log, bar, stop, step, steps)
                     stopped = run.anywhere(stop.requested)
                     if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stopped:
                         run.save(step)
@@ -94,10 +81,39 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
                     if at_end or stopped:
                         break
                     waited = time.perf_counter()
-        finish(run, log, step, int(steps), stopped=stopped)
+        finish(run, log, step, steps, stopped=stopped)
     if conclude is not None and run.is_main:
         conclude(folder)
     return folder
+
+
+class Beginning(NamedTuple):
+    """The log, the step to go on from, the step to end at, and whether a checkpoint was taken over."""
+
+    log: RunLog
+    step: int
+    steps: int
+    resumed: bool
+
+
+def begin(run: Run, *, quiet: bool) -> Beginning:
+    """Write down what is to be done, take over the newest checkpoint where that is asked for."""
+    config, folder = run.config, run.folder
+    if run.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_yaml(config, folder / "config.yaml")
+    state = load_newest(folder) if config.train.resume == "auto" else None
+    step = run.load_state(state) if state else 0
+    run.check_alike(step)
+    start_trackers(run.accelerator, config, step)
+    log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
+    steps = min(config.train.epochs * run.steps_per_epoch, config.train.max_steps or sys.maxsize)
+    log.write(
+        "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
+    )
+    if run.is_main and not quiet:
+        print(run.describe(steps))
+    return Beginning(log, step, steps, resumed=state is not None)
 
 
 class StepResult(NamedTuple):
@@ -271,6 +287,7 @@ def write_results(run: Run, log: RunLog, step: int, steps: int, stopped: bool) -
     """The last event, the model, `metrics.json`."""
     metrics = {"step": step, "steps": steps, "stopped": stopped, **run.best, **run.metrics}
     metrics["unreadable"] = run.all_unreadable()
+    metrics["list_sha256"] = {"train": run.train_list.digest, "val": run.val_list.digest}
     log.write("end", **metrics)
     model = run.evaluated()
     if run.is_main:

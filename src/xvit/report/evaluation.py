@@ -150,8 +150,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         rate = found["videos"] / found["seconds"]
         facts["time"] = f"{found['seconds']:.1f} s, {rate:.1f} videos/s"
     for name in ("weights", "list"):
-        for key, value in found.get(name, {}).items():
-            facts[f"{name} {key}"] = str(value)
+        facts |= {f"{name} {key}": str(value) for key, value in found.get(name, {}).items() if value}
     if found.get("command"):
         facts["command"] = found["command"]
     if found.get("versions"):

@@ -1,0 +1,101 @@
+"""The original command, `tools/run_net.py`: train and test as the keys say, on any number of machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from xvit.compat import JOB_DEFAULTS, Settings, nest, read_settings, translate
+from xvit.config import Config, make_config
+from xvit.errors import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, then test, as `TRAIN.ENABLE` and `TEST.ENABLE` say. Raises XViTError."""
+    parser = argparse.ArgumentParser(prog="run_net.py", description="Train and test an XViT.")
+    parser.add_argument("--cfg", dest="config", help="a YAML file, today's or of the original code")
+    parser.add_argument("--shard_id", type=int, help="number of this machine, from 0")
+    parser.add_argument("--num_shards", type=int, help="number of machines")
+    parser.add_argument("--init_method", default="tcp://localhost:9999", help="tcp://HOST:PORT of machine 0")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE or KEY=VALUE")
+    args = parser.parse_args(arguments)
+    values, settings = read_settings(args.config, args.options)
+    if args.num_shards is not None:
+        settings["NUM_SHARDS"] = args.num_shards
+    ours, notes = translate(settings)
+    nest(values, ours)
+    values.setdefault("eval", {}).setdefault("combine", "logits")  # the released code adds up raw logits
+    config = make_config(values)
+    job = JOB_DEFAULTS | {key: value for key, value in settings.items() if key in JOB_DEFAULTS}
+    number = job["SHARD_ID"] if args.shard_id is None else args.shard_id
+    _launch(job["NUM_GPUS"] if "NUM_GPUS" in settings else None, job["NUM_SHARDS"], number, args.init_method)
+    for line in notes if _is_main() else ():
+        print(f"note: {line}", file=sys.stderr)
+    again = ["python", sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
+    _run(config, job, again)
+
+
+def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
+    from xvit.engine.processes import part
+    from xvit.engine.protocol import evaluate_run
+    from xvit.engine.results import table
+    from xvit.engine.train import train
+    from xvit.report.curves import conclude
+
+    weights = job["TEST.CHECKPOINT_FILE_PATH"]
+    if job["TRAIN.ENABLE"]:
+        run = train(config, conclude=lambda folder: conclude(folder, again))
+        if json.loads((run / "metrics.json").read_text(encoding="utf8"))["stopped"]:
+            return part()  # who stops a training does not wait for its test
+        weights = str(run)
+    if job["TEST.ENABLE"]:
+        if not weights:
+            raise ConfigError("TEST.CHECKPOINT_FILE_PATH is not set: which weights are to be tested?")
+        size = job["DATA.TEST_CROP_SIZE"]
+        evaluated = evaluate_run(
+            weights,
+            data=config.data.root,
+            views=config.eval.views,
+            overrides=[f"eval.batch_size={config.eval.batch_size}", f"eval.combine={config.eval.combine}"]
+            + [f"data.num_workers={config.data.num_workers}"]
+            + ([f"data.size={size}"] if size else []),
+            output=Path(config.output),
+        )
+        if _is_main():
+            print(table(evaluated.found))
+    part()
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _launch(gpus: int | None, machines: int, number: int, address: str) -> None:
+    """Replace this process by torchrun where several are asked for and none was launched yet."""
+    if "RANK" in os.environ:
+        return
+    import torch
+
+    present = torch.cuda.device_count()
+    if gpus is not None and gpus > max(present, 1):
+        print(
+            f"NUM_GPUS is {gpus}, this machine has {present}: the global batch and the learning rate stay",
+            file=sys.stderr,
+        )
+    processes = min(gpus if gpus is not None else present, present) or 1
+    if processes * machines == 1:
+        return
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nproc-per-node", str(processes)]
+    if machines == 1:
+        command += ["--standalone"]  # finds a free port, so that two runs fit on one machine
+    else:
+        command += ["--nnodes", str(machines), "--node-rank", str(number)]
+        command += ["--master-addr", host, "--master-port", port]
+    sys.stderr.flush()
+    os.execv(sys.executable, [*command, *sys.argv])

@@ -1,0 +1,42 @@
+"""Configuration files: one of the user's, or one that ships with the package."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xvit.errors import ConfigError
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The nested mapping in a YAML file. Raises ConfigError."""
+    file = _find(path)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf8"))
+    except yaml.MarkedYAMLError as err:
+        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
+        raise ConfigError(f"{file}{line}: not YAML: {err.problem}") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{file}: not YAML text") from err
+    except OSError as err:
+        raise ConfigError(f"{file}: {err.strerror}") from err
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected keys such as `model:` and `data:` at the top")
+    return values
+
+
+def _find(path: str | Path) -> Path:
+    file = Path(path)
+    if file.exists():
+        return file
+    packaged = str(path).removeprefix("configs/").removesuffix(".yaml") + ".yaml"
+    for root in (resources.files("xvit") / "configs", Path(__file__).parents[2] / "configs"):
+        candidate = Path(str(root)) / packaged
+        if candidate.exists():
+            return candidate
+    raise ConfigError(f"{path}: no such configuration file")
