@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def evaluate(
         return
     if model is None:
         raise ConfigError("say what to evaluate: xvit eval RUN, or --from scores.npz")
+    from xvit.engine.processes import part
     from xvit.engine.protocol import evaluate_run
     from xvit.engine.results import table
     from xvit.report import read_strips, worst_mistakes, write_report
@@ -59,10 +61,12 @@ def evaluate(
         groups=groups,
         command=shlex.join(["xvit", *sys.argv[1:]]),
     )
-    strips = read_strips(run.evaluation, worst_mistakes(run.evaluation), run.manifest, run.clip)
-    write_report(run.folder / "report.html", run.found, run.evaluation, strips)
-    typer.echo(table(run.found))
-    typer.echo(f"saved {run.folder / 'report.html'}")
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one tells
+        strips = read_strips(run.evaluation, worst_mistakes(run.evaluation), run.manifest, run.clip)
+        write_report(run.folder / "report.html", run.found, run.evaluation, strips)
+        typer.echo(table(run.found))
+        typer.echo(f"saved {run.folder / 'report.html'}")
+    part()
 
 
 def compare(

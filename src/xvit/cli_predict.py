@@ -15,6 +15,7 @@ from xvit.errors import ConfigError, VideoReadError
 
 if TYPE_CHECKING:
     from xvit.predict import Predictor
+    from xvit.predict.shares import Share
 
 Model = Annotated[
     str, typer.Argument(help="a run folder, a weight or exported file, a published name, owner/name")
@@ -48,22 +49,24 @@ def predict(
     Unreadable files are listed at the end, with exit code 1.
     """
     from xvit.engine.runlog import ProgressLine
-    from xvit.predict.corpus import find_videos, finished, open_writer, parse_shard
+    from xvit.predict.corpus import find_videos, finished, open_writer
+    from xvit.predict.shares import Share
 
-    number, count = parse_shard(shard)
-    paths = find_videos(videos)[number - 1 :: count]
+    share = Share.find(shard)
+    paths = share.of(find_videos(videos))
     if overlay is not None and len(paths) != 1:
         raise ConfigError(f"--overlay {overlay}: takes one video, and these are {len(paths)}")
-    output = _own_file(output, shard, number, count)
+    output = share.file(output) if output is not None else None
     about = {"model": model, "views": views, "top_k": top_k}
     done = finished(output, about) if output is not None and format == "jsonl" else set()
     rest = [path for path in paths if path not in done]
     predictor = load_predictor(model, device, precision)
-    alone = len(videos) == 1 and paths == videos
+    alone = share.count == len(videos) == 1 and paths == videos
+    quiet = len(paths) == 1 or not share.speaks
     failures: list[VideoReadError] = []
     with (
         open_writer(format, output, about) as writer,
-        ProgressLine("predict", len(paths), done=len(done & set(paths)), quiet=len(paths) == 1) as bar,
+        ProgressLine("predict", len(paths), done=len(done & set(paths)), quiet=quiet) as bar,
     ):
         for path, scores in predictor.stream(rest, views=views):
             if isinstance(scores, VideoReadError):
@@ -77,7 +80,7 @@ def predict(
                     lines = tuple((str(entry["label"]), float(entry["score"])) for entry in entries)
                     _write_overlay(path, overlay, [(0, math.inf, lines)])
             bar.advance()
-    _report(failures, len(paths))
+    _conclude(share, failures, len(paths))
 
 
 def features(
@@ -91,18 +94,19 @@ def features(
 ) -> None:
     """One feature a video, as the classifier sees it: `features` (N, D) and `videos` (N,) in an h5 file."""
     from xvit.engine.runlog import ProgressLine
-    from xvit.predict.corpus import find_videos, parse_shard
+    from xvit.predict.corpus import find_videos
     from xvit.predict.features import FeatureFile
+    from xvit.predict.shares import Share
 
-    number, count = parse_shard(shard)
-    paths = find_videos(videos)[number - 1 :: count]
-    target = _own_file(output, shard, number, count) or output
+    share = Share.find(shard)
+    paths = share.of(find_videos(videos))
+    target = share.file(output)
     predictor = load_predictor(model, device, precision)
     failures: list[VideoReadError] = []
     width = predictor.model.head_hidden_size
     with (
         FeatureFile(target, width, model=model, views=views) as file,
-        ProgressLine("features", len(paths), quiet=len(paths) == 1) as bar,
+        ProgressLine("features", len(paths), quiet=len(paths) == 1 or not share.speaks) as bar,
     ):
         for path, found in predictor.stream(paths, views=views, features=True):
             if isinstance(found, VideoReadError):
@@ -111,7 +115,7 @@ def features(
                 file.add(path, found.numpy())
             bar.advance()
     typer.echo(f"saved {target}: {len(paths) - len(failures)} videos, {width} numbers each", err=True)
-    _report(failures, len(paths))
+    _conclude(share, failures, len(paths))
 
 
 def timeline(
@@ -203,18 +207,15 @@ def _write_overlay(
     typer.echo(f"saved {overlay}", err=True)
 
 
-def _own_file(output: Path | None, shard: str | None, number: int, count: int) -> Path | None:
-    """Processes of one torchrun share a command line, so each gets a file of its own: out.2of4.jsonl."""
-    if output is None or shard is not None or count == 1:
-        return output
-    return output.with_suffix(f".{number}of{count}{output.suffix}")
-
-
-def _report(failures: list[VideoReadError], total: int) -> None:
-    """One line for each video that could not be read, then exit code 1."""
-    if not failures:
-        return
-    for failure in failures:
-        print(f"not read: {' '.join(str(failure).split())}", file=sys.stderr)
-    print(f"{len(failures)} of {total} videos could not be read", file=sys.stderr)
-    raise typer.Exit(1)
+def _conclude(share: Share, failures: list[VideoReadError], total: int) -> None:
+    """One line for each video that could not be read, then exit code 1, in every process that shares them."""
+    parts = share.gather((failures, total))
+    unread = [failure for found, _ in parts for failure in found]
+    if unread and share.speaks:
+        for failure in unread:
+            print(f"not read: {' '.join(str(failure).split())}", file=sys.stderr)
+        print(f"{len(unread)} of {sum(n for _, n in parts)} videos could not be read", file=sys.stderr)
+        sys.stderr.flush()
+    share.part()
+    if unread:
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Many videos: which they are, whose share of them, and where the answers go."""
+"""Many videos: which they are, and where the answers go."""
 
 from __future__ import annotations
 
@@ -41,16 +41,6 @@ def _matches(pattern: str) -> list[str]:
     if not found:
         raise DatasetError(f"{pattern}: matches no file")
     return found
-
-
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """ "2/4" -> (2, 4), the second of four; None is torchrun's place for this process. Raises ConfigError."""
-    if text is None:
-        return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ConfigError(f'--shard is written i/n with i from 1 to n, such as "1/4", got {text!r}')
-    return int(number), int(count)
 
 
 class Writer(Protocol):
