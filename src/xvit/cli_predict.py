@@ -92,7 +92,10 @@ def features(
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> None:
-    """One feature a video, as the classifier sees it: `features` (N, D) and `videos` (N,) in an h5 file."""
+    """One feature a video, as the classifier sees it: `features` (N, D) and `videos` (N,) in an h5 file.
+
+    Given again after a kill, the same command goes on with what is missing.
+    """
     from xvit.engine.runlog import ProgressLine
     from xvit.predict.corpus import find_videos
     from xvit.predict.features import FeatureFile
@@ -103,18 +106,19 @@ def features(
     target = share.file(output)
     predictor = load_predictor(model, device, precision)
     failures: list[VideoReadError] = []
-    width = predictor.model.head_hidden_size
+    width, quiet = predictor.model.head_hidden_size, len(paths) == 1 or not share.speaks
     with (
         FeatureFile(target, width, model=model, views=views) as file,
-        ProgressLine("features", len(paths), quiet=len(paths) == 1 or not share.speaks) as bar,
+        ProgressLine("features", len(paths), done=len(file.finished & set(paths)), quiet=quiet) as bar,
     ):
-        for path, found in predictor.stream(paths, views=views, features=True):
+        rest = [path for path in paths if path not in file.finished]
+        for path, found in predictor.stream(rest, views=views, features=True):
             if isinstance(found, VideoReadError):
                 failures.append(found)
             else:
                 file.add(path, found.numpy())
             bar.advance()
-    typer.echo(f"saved {target}: {len(paths) - len(failures)} videos, {width} numbers each", err=True)
+    typer.echo(f"saved {target}: {len(file.finished)} videos, {width} numbers each", err=True)
     _conclude(share, failures, len(paths))
 
 
