@@ -74,6 +74,18 @@ class Browser:
     def click(self, selector: str) -> None:
         self.call(self.element(selector) + "/click")
 
+    def click_at(self, selector: str, across: float) -> None:
+        """At half the height of an element, `across` of its width from its left."""
+        self.run(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        box = self.run(f"return document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
+        x, y = round(box["x"] + across * box["width"]), round(box["y"] + box["height"] / 2)
+        steps = [
+            {"type": "pointerMove", "duration": 0, "x": x, "y": y},
+            {"type": "pointerDown", "button": 0},
+            {"type": "pointerUp", "button": 0},
+        ]
+        self.call("/actions", actions=[{"type": "pointer", "id": "mouse", "actions": steps}])
+
     def type(self, selector: str, text: str) -> None:
         """Into a field; into a file input the path of a file."""
         self.call(self.element(selector) + "/value", text=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -83,6 +84,8 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     warn_in_one_line()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be any bytes, and come out as such
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app(arguments, prog_name="xvit")
     except XViTError as err:

@@ -106,7 +106,8 @@ def render(template: str, path: str | Path, **values: Any) -> None:
     environment.filters["count"] = _short_count
     environment.filters["interval"] = _interval
     environment.globals["matrix_data"] = matrix_data
-    Path(path).write_text(environment.get_template(template).render(values), encoding="utf8")
+    text = environment.get_template(template).render(values)
+    Path(path).write_text(text, encoding="utf8", errors="backslashreplace")  # names of files may be any bytes
 
 
 def _interval(figure: Mapping[str, float]) -> Markup:

@@ -50,11 +50,13 @@ def write_timeline(
         y_range=(0.0, 1.0),
         percent=True,
     )
+    place = os.path.relpath(film, page.parent)
     render(
         "timeline.html",
         page,
         title=f"Timeline of {Path(film).name}",
-        source=quote(os.path.relpath(film, page.parent)),
+        source=quote(os.fsencode(place)),
+        place=place,
         name=Path(film).name,
         seconds=seconds,
         thumbnails=_thumbnails(film, seconds),
