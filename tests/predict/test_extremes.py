@@ -1,17 +1,23 @@
-"""Large frames are read a few at a time; fast films at the rate of training."""
+"""Enormous, fast, long, short and oddly named films: they work in bounded memory, or say why not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
-from test_timeline import make_predictor
+from test_timeline import GROUPS, make_predictor
 
+from xvit.cli import main
 from xvit.data import open_video
+from xvit.models import save_model
+from xvit.predict.timeline import make_timeline
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +66,59 @@ def test_240_frames_a_second(tmp_path: Path) -> None:
     read = clf.read(fast)
     assert read.shape[1] == 8
     torch.testing.assert_close(clf.scores(fast), expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.slow
+def test_8k_frames_are_scaled_down_as_they_are_read(tmp_path: Path, peak_memory: Callable[[], Any]) -> None:
+    film = write_flashes(tmp_path / "8k.mp4", 10, 25, 7680, 4320)
+    clf = make_predictor({"frame_stride": 1})
+    with peak_memory() as peak:
+        scores = clf.scores(film)
+    # Eight frames of 100 MB and their copies would be more than 800 MB.
+    assert peak.megabytes < 600
+    with open_video(film) as video:
+        whole = clf.scores(video.read(range(1, 9)))
+    torch.testing.assert_close(scores, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_hour_takes_the_memory_of_a_minute(tmp_path: Path, peak_memory: Callable[[], Any]) -> None:
+    clf = make_predictor(**GROUPS)
+    minute = write_flashes(tmp_path / "minute.mp4", 240, 4, 48, 32)
+    hour = write_flashes(tmp_path / "hour.mp4", 4 * 3600, 4, 48, 32)
+    make_timeline(clf, minute, window=60.0)
+    with peak_memory() as peak:
+        found = make_timeline(clf, hour, window=60.0, hop=8)
+    assert found.seconds == 3600
+    assert len(found.scores) == 60
+    assert peak.megabytes < 30
+
+
+def test_one_frame_none_and_names_in_any_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    save_model(make_predictor().model, tmp_path / "run")
+    plain = Path(write_flashes(tmp_path / "film.mp4", 25, 25, 48, 32))
+    names = [b"one.mp4", b"zero.mp4", "ein Film – 影片 🎬.mp4".encode(), b"caf\xe9.mp4"]
+    one, zero, unicode, latin = (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)) for name in names)
+    write_flashes(one, 1, 25, 48, 32)
+    zero.touch()
+    for name in (unicode, latin):
+        name.write_bytes(plain.read_bytes())
+    for film in (one, zero, unicode, latin):
+        for command in ("predict", "timeline"):
+            page = ["--html", str(tmp_path / "page.html")] if command == "timeline" else []
+            arguments = [command, str(tmp_path / "run"), str(film), *page]
+            monkeypatch.setattr(sys, "argv", ["xvit", *arguments])
+            with open(1, "w", closefd=False) as stdout, monkeypatch.context() as patch:
+                patch.setattr(sys, "stdout", stdout)
+                with pytest.raises(SystemExit) as exited:
+                    main()
+            out, err = capfdbinary.readouterr()
+            assert (exited.value.code or 0) == (2 if film == zero else 0), err
+            assert b"Traceback" not in err
+            if film == zero:
+                assert err.count(b"\n") <= 2
+                assert b"zero.mp4: " in err
+            elif command == "predict":
+                assert out.startswith(os.fsencode(film) + b"\n")
