@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from xvit.config import ClipConfig
@@ -30,6 +30,7 @@ class Description(BaseModel):
 
     clip:     the input: frames, size, sampling, mean, std.
     classes:  the names of the classes, one tuple a task; `tasks` names the tasks.
+    several_labels: whether each class has a probability of its own (a sigmoid) instead of a share.
     features: the width D of what the classifier sees.
     kind:     "onnx", "onnx-int8" or "pt2".
     state:    shapes of a stream's state for one stream, by name (`-1` counts streams); empty for whole clips.
@@ -41,6 +42,7 @@ class Description(BaseModel):
     clip: ClipConfig
     classes: tuple[tuple[str, ...], ...]
     tasks: tuple[str, ...]
+    several_labels: bool = False
     features: int
     kind: str
     state: dict[str, tuple[int, ...]] = {}
@@ -54,8 +56,8 @@ class Description(BaseModel):
     def from_metadata(cls, path: Path, found: Mapping[str, str]) -> Description:
         """The same read back from `path`. Raises WeightsError where it is not a file of ours."""
         try:
-            return cls(**{key: json.loads(found[key]) for key in cls.model_fields})
-        except (KeyError, ValueError, ValidationError) as err:
+            return cls(**{key: json.loads(found[key]) for key in cls.model_fields if key in found})
+        except ValueError as err:  # pydantic's is one too
             raise WeightsError(path, "no classes and input in its metadata: not made by xvit export") from err
 
 
@@ -67,6 +69,7 @@ class ExportedModel(nn.Module):
         self.path, self.description, self._run = path, description, run
         self.clip, self.classes = description.clip, description.classes
         self.num_classes = tuple(len(names) for names in description.classes)
+        self.several_labels = description.several_labels
         self.head_hidden_size = description.features
         self.eval()
 

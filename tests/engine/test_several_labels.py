@@ -19,6 +19,7 @@ from xvit.engine.optim import Blend, classification_loss
 from xvit.engine.protocol import evaluate_run
 from xvit.engine.train import train
 from xvit.errors import DatasetError
+from xvit.models import load_model
 
 SMALL = (
     "device=cpu",
@@ -112,6 +113,9 @@ def test_training_packing_checking_and_average_precision(motion: Path, tmp_path:
     metrics = json.loads((output / "metrics.json").read_text())
     assert 0 < metrics["best_map"] <= 1
 
+    for folder in (output, output / "best"):
+        assert load_model(folder).several_labels
+
     done = evaluate_run(output, quiet=True)
     scores, labels = done.evaluation.scores, done.evaluation.labels
     assert labels.shape == (12, 2)
@@ -124,6 +128,12 @@ def test_training_packing_checking_and_average_precision(motion: Path, tmp_path:
     assert written["value"] == pytest.approx(mean_average_precision(scores, positive)) == metrics["map"]
     assert written["low"] < written["value"] < written["high"]
     assert {row["class"]: row["videos"] for row in found["per_class"]}["size"] == 4
+
+    # A list without labels does not say that videos have several; the model does.
+    names = [line.rpartition(" ")[0] for line in (tmp_path / "packed/val.csv").read_text().splitlines()]
+    (tmp_path / "packed/test.csv").write_text("".join(f"{name}\n" for name in names))
+    hidden = evaluate_run(output, split="test", output=tmp_path / "hidden", quiet=True)
+    np.testing.assert_allclose(hidden.evaluation.scores, scores, rtol=0, atol=1e-6)
 
     findings, manifests = check(DataConfig(root=str(motion)), workers=1)
     assert not [finding for finding in findings if finding.kind != "one-sample class"]

@@ -172,6 +172,11 @@ class Manifest:
         """The number of classes of each task."""
         return tuple(len(task) for task in self.classes)
 
+    @property
+    def several_labels(self) -> bool:
+        """Whether a video may have several labels of the one task."""
+        return len(self.records) > 0 and len(self.records[0].labels) > len(self.classes)
+
     def __str__(self) -> str:
         classes = " + ".join(str(count) for count in self.num_classes) or "no"
         text = f"{self.format}: {len(self.records):,} videos, {classes} classes, split {self.split}"

@@ -53,8 +53,8 @@ def evaluate(
 
     manifest:       the list that `Batch.index` points into; None is `loader.dataset.manifest`.
     model:          (n, T, C, H, W) -> logits (n, K); K is the sum over tasks of `manifest.classes`.
-    combine:        "probabilities" averages the views' softmaxes (sigmoids where videos have several labels),
-                    "logits" adds up raw logits.
+    combine:        "probabilities" averages the views' softmaxes (sigmoids where videos have several labels
+                    or the model is for such), "logits" adds up raw logits.
     clips_per_pass: most views in one forward pass; None passes a whole batch, B·V, at once.
     view_order:     the order in which a video's views are looked at; None is the tensor's.
     stop_margin:    leave out a video's remaining views once its leader is this far ahead of the second, in
@@ -181,7 +181,8 @@ class _Scoring:
             raise ValueError(f"the model scores {logits.shape[1]} classes, the data has {sum(self.sizes)}")
         if self.combine == "logits":
             return logits
-        if batch.labels.shape[1] > len(self.sizes):  # several labels a video
+        # A list without labels does not say that videos have several; the model does.
+        if batch.labels.shape[1] > len(self.sizes) or getattr(self.model, "several_labels", False):
             return logits.sigmoid()
         return torch.cat([task.softmax(1) for task in logits.split(self.sizes, 1)], 1)
 

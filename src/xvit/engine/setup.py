@@ -104,7 +104,13 @@ class Run:
         chosen = self.model if self.average is None else _averaged(self.average)
         if not self.sharded:
             return chosen
-        whole = XViT(chosen.config, num_classes=chosen.num_classes, clip=chosen.clip, classes=chosen.classes)
+        whole = XViT(
+            chosen.config,
+            num_classes=chosen.num_classes,
+            clip=chosen.clip,
+            classes=chosen.classes,
+            several_labels=chosen.several_labels,
+        )
         whole.load_state_dict(whole_weights(chosen))
         return whole.to(self.accelerator.device)
 

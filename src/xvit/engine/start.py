@@ -13,7 +13,11 @@ from xvit.models.convert import check_released
 def make_model(config: Config, train_list: Manifest) -> XViT:
     """The model of `config`, warm-started and frozen as it says."""
     model = build_model(
-        config.model, num_classes=train_list.num_classes, clip=config.data, classes=train_list.classes
+        config.model,
+        num_classes=train_list.num_classes,
+        clip=config.data,
+        classes=train_list.classes,
+        several_labels=train_list.several_labels,
     )
     if config.train.init_from is not None:
         warm_start(model, config.train.init_from, new_head=config.train.new_head)

@@ -83,6 +83,7 @@ def _describe(model: XViT, traced: Traced, to: str) -> Description:
         clip=ClipConfig(**{key: getattr(model.clip, key) for key in ClipConfig.model_fields}),
         classes=model.classes,
         tasks=task_names(len(model.classes)),
+        several_labels=model.several_labels,
         features=model.head_hidden_size,
         kind=to,
         state=state,

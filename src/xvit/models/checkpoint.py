@@ -43,6 +43,7 @@ def write_folder(
         "clip": ClipConfig.model_validate(clip).model_dump(mode="json"),
         "num_classes": model.num_classes,
         "classes": model.classes,
+        "several_labels": model.several_labels,
     }
     if origin is not None:
         description["origin"] = dict(origin)
@@ -90,11 +91,12 @@ def read_ours(path: Path) -> tuple[XViT, dict[str, Tensor], dict[str, Any]]:
         description = json.loads(config_file.read_text(encoding="utf8"))
         config = ModelConfig.model_validate(description["model"])
         clip = ClipConfig.model_validate(description["clip"])
-        num_classes, classes = description["num_classes"], description["classes"]
+        names = {key: description[key] for key in ("num_classes", "classes")}
+        names["several_labels"] = bool(description.get("several_labels", False))
     except (ValueError, KeyError, TypeError, ValidationError) as err:
         raise WeightsError(config_file, f"not a model description: {str(err).splitlines()[0]}") from err
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as err:
         raise WeightsError(weights, f"truncated or not safetensors: {err}") from err
-    return XViT(config, num_classes=num_classes, clip=clip, classes=classes), state, description
+    return XViT(config, clip=clip, **names), state, description

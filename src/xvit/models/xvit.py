@@ -23,6 +23,7 @@ class XViT(nn.Module):
     config, clip: how it was built and what input it expects; both travel with the weights.
     num_classes:  one number a task.
     classes:      the names of the classes, one tuple a task; their numbers where no names are known.
+    several_labels: whether a video may have several classes at once, each with a probability of its own.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class XViT(nn.Module):
         num_classes: int | Sequence[int],
         clip: ClipConfig,
         classes: Sequence[Sequence[str]] | None = None,
+        several_labels: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.clip = clip
-        self._set_classes(num_classes, classes)
+        self._set_classes(num_classes, classes, several_labels)
         self.backbone = build_backbone(config, clip)
         self.num_features = self.backbone.num_features
         self.grad_checkpointing = False
@@ -52,7 +54,9 @@ class XViT(nn.Module):
         self.head: MeanHead | MomentsHead | TemporalHead = self._make_head()
         self.head_hidden_size = self.head.fc.in_features  # the width of `clip_features`
 
-    def _set_classes(self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None) -> None:
+    def _set_classes(
+        self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None, several_labels: bool
+    ) -> None:
         self.num_classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
         self.classes = tuple(tuple(names) for names in classes or ()) or tuple(
             tuple(str(i) for i in range(count)) for count in self.num_classes
@@ -61,6 +65,9 @@ class XViT(nn.Module):
             raise ConfigError(
                 f"{[len(names) for names in self.classes]} class names for {list(self.num_classes)} classes"
             )
+        if several_labels and len(self.num_classes) > 1:
+            raise ConfigError("several labels a video go with one task, not with several")
+        self.several_labels = several_labels
 
     def _check_clip(self) -> None:
         """Say before any video is read that its clips cannot go through."""
@@ -165,10 +172,13 @@ class XViT(nn.Module):
         return self.head.fc
 
     def reset_classifier(
-        self, num_classes: int | Sequence[int], classes: Sequence[Sequence[str]] | None = None
+        self,
+        num_classes: int | Sequence[int],
+        classes: Sequence[Sequence[str]] | None = None,
+        several_labels: bool = False,
     ) -> None:
         """A new classifier for other classes; everything else keeps its weights."""
-        self._set_classes(num_classes, classes)
+        self._set_classes(num_classes, classes, several_labels)
         self.head.fc = self._make_head().fc.to(self.head.fc.weight)
 
     @property
@@ -215,8 +225,9 @@ def build_model(
     num_classes: int | Sequence[int],
     clip: ClipConfig,
     classes: Sequence[Sequence[str]] | None = None,
+    several_labels: bool = False,
 ) -> XViT:
     """A new model with the backbone weights that `config` names. Raises ConfigError or WeightsError."""
-    model = XViT(config, num_classes=num_classes, clip=clip, classes=classes)
+    model = XViT(config, num_classes=num_classes, clip=clip, classes=classes, several_labels=several_labels)
     load_backbone_weights(model.backbone, config)
     return model

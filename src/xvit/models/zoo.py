@@ -42,6 +42,7 @@ def create_model(
     num_frames: int = 8,
     size: int | None = None,
     classes: Sequence[Sequence[str]] | None = None,
+    several_labels: bool = False,
     pretrained: bool = False,
     **config: Any,
 ) -> XViT:
@@ -61,4 +62,6 @@ def create_model(
     except ValidationError as err:
         problem = err.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from err
-    return build_model(model, num_classes=num_classes, clip=clip, classes=classes)
+    return build_model(
+        model, num_classes=num_classes, clip=clip, classes=classes, several_labels=several_labels
+    )

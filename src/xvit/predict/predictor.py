@@ -107,7 +107,8 @@ class Predictor:
     def __call__(self, video: Any, *, top_k: int = 5, views: str = "1x1") -> Any:
         """The `top_k` classes of a video, best first, as {"label", "score"}; of a list of videos a list.
 
-        `views` is crops×clips; scores are the mean softmax over views. A model of several tasks gives
+        `views` is crops×clips; scores are the mean softmax over views, or the mean sigmoid of a model
+        for videos of several labels. A model of several tasks gives
         the best of each task, with its number as "task". Raises VideoReadError; ValueError for an array of
         another kind.
         """
@@ -186,10 +187,15 @@ class Predictor:
         return self.probabilities(logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """The views' logits (V, K) -> (K,) float32 on the CPU, each task by itself."""
+        """The views' logits (V, K) -> (K,) float32 on the CPU, each task by itself.
+
+        Where a video may have several labels, each class by itself.
+        """
         logits = logits.float()
         if self._mean_of_logits:
             logits = logits.mean(0, keepdim=True)
+        if self.model.several_labels:
+            return logits.sigmoid().mean(0).cpu()
         parts = logits.split(self.model.num_classes, dim=-1)
         return torch.cat([part.softmax(dim=-1).mean(0) for part in parts]).cpu()
 

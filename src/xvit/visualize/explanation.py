@@ -83,7 +83,7 @@ def explain_clip(
         logits, shares = rollout(model, clip.to(predictor.device))
         side = round(shares.shape[1] ** 0.5)  # crops are square
         evidence = shares.unflatten(1, (side, side))
-    scores = logits.split(model.num_classes)[task].softmax(-1)
+    scores = predictor.probabilities(logits[None]).split(model.num_classes)[task]
     number = int(scores.argmax()) if number is None else number
     return Explanation(
         frames=_as_shown(clip, model.clip),

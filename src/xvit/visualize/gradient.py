@@ -10,6 +10,7 @@ channels.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xvit.models import XViT
@@ -34,6 +35,9 @@ def integrated_gradients(
         faded = torch.lerp(grey.expand_as(clip), clip, (step + 0.5) / steps).requires_grad_()
         with torch.enable_grad():
             parts = model(faded[None]).float().split(model.num_classes, dim=-1)
-            score = parts[task].log_softmax(-1)[0, target]
+            log_probabilities = (
+                F.logsigmoid(parts[task]) if model.several_labels else parts[task].log_softmax(-1)
+            )
+            score = log_probabilities[0, target]
         total += torch.autograd.grad(score, faded)[0]
     return logits, ((clip - grey) * total).sum(1) / steps
