@@ -3,8 +3,8 @@
 Every instruction is read and done: the build steps in a fresh virtual environment, on copies of the files
 that the image would get; the command as the image's user, on a root file system that is read-only, with a
 `/tmp` of its own, until the health check succeeds; then it has to end gently. `--installed` takes this
-Python's environment instead of building one. Needs Linux, root, unshare and setpriv; makes the folder /model
-for the while.
+Python's environment instead of building one; `--build-arg NAME=VALUE` is Docker's. Needs Linux, root,
+unshare and setpriv; makes the folder /model for the while.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def read_steps(path: Path) -> list[Step]:
 class Image:
     """What the steps leave behind: environment, copied files, user, command."""
 
-    def __init__(self, work: Path, installed: bool) -> None:
+    def __init__(self, work: Path, installed: bool, arguments: list[str]) -> None:
+        """arguments: NAME=VALUE, for ARG."""
         self.files, self.installed = work / "files", installed
         self.files.mkdir()
+        self.arguments = dict(argument.split("=", 1) for argument in arguments)
         self.environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "2"}
         self.user = "0:0"
         self.health: list[str] = []
@@ -64,7 +66,7 @@ class Image:
                 assert re.fullmatch(r"python:3\.\d+-slim", rest), "the base is not Python's own slim image"
             case "ARG":
                 variable, _, default = rest.partition("=")
-                self.environment.setdefault(variable, default)
+                self.environment[variable] = self.arguments.get(variable, default)
             case "ENV":
                 for item in shlex.split(rest):
                     variable, _, value = item.partition("=")
@@ -126,10 +128,11 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="Check the Dockerfile line by line without Docker.")
     arguments.add_argument("model", type=Path, help="a run folder")
     arguments.add_argument("--installed", action="store_true", help="do not build an environment")
+    arguments.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=ROOT.parent) as work:  # not in /tmp, which the service does not see
         os.chmod(work, 0o755)
-        image = Image(Path(work), chosen.installed)
+        image = Image(Path(work), chosen.installed, chosen.build_arg)
         for name, rest in read_steps(ROOT / "Dockerfile"):
             image.do(name, rest)
         with image.start(chosen.model.resolve()) as process:

@@ -13,7 +13,7 @@ from xvit.models import XViT, build_model
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def loud_model() -> Any:
     """Makes a small model whose every parameter says something; takes fields of ModelConfig."""
 

@@ -17,6 +17,7 @@ import torch
 from xvit.data.synth import write_video
 from xvit.errors import ConfigError, WeightsError, XViTError
 from xvit.export import export_model, verify_export, verify_stream
+from xvit.export.files import quantize
 from xvit.export.graph import whole_clips
 from xvit.export.verify import Agreement
 from xvit.exported import ExportedModel, load_exported, load_stream
@@ -79,6 +80,13 @@ def test_onnx_equals_eager(loud_model: Make, name: str, tmp_path: Path) -> None:
     exported = load_exported(tmp_path / "m.onnx", "cpu")
     agree(model, exported)
     verify_export(model, exported).check(tmp_path / "m.onnx", "onnx")
+    # What --to onnx-int8 writes of the same trace.
+    proto = quantize(onnx.load(tmp_path / "m.onnx"), tmp_path / "m8.onnx")
+    onnx.helper.set_model_props(proto, exported.description.to_metadata())
+    onnx.save(proto, tmp_path / "m8.onnx")
+    assert any(node.op_type == "MatMulInteger" for node in proto.graph.node)
+    found = verify_export(model, load_exported(tmp_path / "m8.onnx", "cpu"))
+    assert 1e-4 < found.difference < 0.2
 
 
 @pytest.mark.parametrize("name", ["released", "paper", "causal", "divided", "moments"])
@@ -121,23 +129,28 @@ def test_a_streams_step_equals_the_stream(loud_model: Make, name: str, to: str, 
     verify_stream(model, exported).check(path, to)
 
 
-def test_what_travels_in_the_file(loud_model: Make, tmp_path: Path) -> None:
-    model = loud_model(**MODELS["causal"])
-    export_model(model, tmp_path / "m.onnx")
-    found = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+@pytest.fixture(scope="module")
+def causal(loud_model: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[XViT, Path]:
+    """A model and its file, for tests that need no model of their own."""
+    model, path = loud_model(**MODELS["causal"]), tmp_path_factory.mktemp("causal") / "m.onnx"
+    export_model(model, path)
+    return model, path
+
+
+def test_what_travels_in_the_file(causal: tuple[XViT, Path]) -> None:
+    model, path = causal
+    found = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
     assert found["clip"]["std"] == [0.5, 0.4, 0.3]
     assert (found["clip"]["sampling"], found["clip"]["frame_stride"]) == ("dense", 2)
     assert found["tasks"] == ["verb", "noun"]
     assert found["classes"][1][3] == "class 1.3 ä"
-    assert load_exported(tmp_path / "m.onnx").clip == model.clip
+    assert load_exported(path).clip == model.clip
 
 
-def test_a_wrong_file_is_found_out(loud_model: Make, tmp_path: Path) -> None:
-    model, other = loud_model(), loud_model()
-    export_model(other, tmp_path / "m.onnx")
-    exported = load_exported(tmp_path / "m.onnx", "cpu")
+def test_a_wrong_file_is_found_out(loud_model: Make, causal: tuple[XViT, Path], tmp_path: Path) -> None:
+    exported = load_exported(causal[1], "cpu")
     with pytest.raises(XViTError, match="differs from the model"):
-        verify_export(model, exported).check(tmp_path / "m.onnx", "onnx")
+        verify_export(loud_model(**MODELS["causal"]), exported).check(causal[1], "onnx")
     with pytest.raises(XViTError, match="int8 answers as the model on 48 of 50"):
         Agreement(clips=50, same=48).check(tmp_path / "m.onnx", "onnx-int8")
     Agreement(clips=50, same=49, difference=0.1).check(tmp_path / "m.onnx", "onnx-int8")
@@ -147,19 +160,15 @@ def test_a_wrong_file_is_found_out(loud_model: Make, tmp_path: Path) -> None:
 
 def test_int8_is_small_and_near(loud_model: Make, tmp_path: Path) -> None:
     model = loud_model(args={"embed_dim": 96}, mixing={"group": 2})
-    sizes = {}
-    for to in ("onnx", "onnx-int8"):
-        export_model(model, tmp_path / f"{to}.onnx", to)
-        sizes[to] = (tmp_path / f"{to}.onnx").stat().st_size
-    assert sizes["onnx-int8"] < 0.5 * sizes["onnx"]
-    found = verify_export(model, load_exported(tmp_path / "onnx-int8.onnx", "cpu"))
+    export_model(model, tmp_path / "m.onnx", "onnx-int8")
+    assert (tmp_path / "m.onnx").stat().st_size < 0.5 * 4 * sum(p.numel() for p in model.parameters())
+    found = verify_export(model, load_exported(tmp_path / "m.onnx", "cpu"))
     assert 1e-4 < found.difference < 0.1
 
 
-def test_reading_needs_no_model_code(loud_model: Make, tmp_path: Path) -> None:
+def test_reading_needs_no_model_code(causal: tuple[XViT, Path], tmp_path: Path) -> None:
     """As a library and as a command, where neither timm nor the models' code can be imported."""
-    model = loud_model()
-    export_model(model, tmp_path / "m.onnx")
+    model, path = causal
     write_video(tmp_path / "clip.mp4", np.random.default_rng(0).integers(0, 256, (9, 40, 60, 3), np.uint8))
     own = Predictor(model, "cpu")(tmp_path / "clip.mp4")
     code = """
@@ -170,7 +179,7 @@ assert Predictor.load(sys.argv[2])(sys.argv[3])
 from xvit.cli import main
 main()
 """
-    files = [str(tmp_path / "m.onnx"), str(tmp_path / "clip.mp4")]
+    files = [str(path), str(tmp_path / "clip.mp4")]
     command = [sys.executable, "-c", code, "predict", *files, "--format", "jsonl"]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     answer = json.loads(found.stdout.splitlines()[-1])["predictions"]

@@ -106,16 +106,17 @@ def _write_onnx(program: Any, traced: Traced, target: Path, description: Descrip
         assert written is not None
         proto = written.model_proto
         if int8:
-            proto = _quantize(proto, target)
+            proto = quantize(proto, target)
     onnx.helper.set_model_props(proto, description.to_metadata())
     onnx.save(proto, target)
 
 
-def _quantize(proto: Any, target: Path) -> Any:
+def quantize(proto: Any, target: Path) -> Any:
     """Products with weights in 8 bits: per channel for weights, as they come for activations.
 
-    Weights take 7 of their 8 bits: two products of full range overflow the 16 bits in which processors
-    without VNNI add them, silently and differently from machine to machine.
+    Weights are signed, which is what processors with VNNI multiply fastest, and take 7 of their 8 bits: two
+    products of full range overflow the 16 bits in which other processors add them, silently and differently
+    from machine to machine. `target` names a file beside which there is room.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
