@@ -159,7 +159,7 @@ def test_a_wrong_file_is_found_out(loud_model: Make, causal: tuple[XViT, Path], 
 
 
 def test_int8_is_small_and_near(loud_model: Make, tmp_path: Path) -> None:
-    model = loud_model(args={"embed_dim": 96}, mixing={"group": 2})
+    model = loud_model(args={"embed_dim": 192}, mixing={"group": 2})
     export_model(model, tmp_path / "m.onnx", "onnx-int8")
     assert (tmp_path / "m.onnx").stat().st_size < 0.5 * 4 * sum(p.numel() for p in model.parameters())
     found = verify_export(model, load_exported(tmp_path / "m.onnx", "cpu"))
