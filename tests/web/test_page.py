@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -64,6 +65,19 @@ def test_keyboard_alone_takes_a_sample(chromium: Browser, service: Client) -> No
     assert chromium.console() == []
 
 
+def test_a_video_is_dropped(chromium: Browser, service: Client) -> None:
+    chromium.open(service.address)
+    chromium.run("""return fetch("sample?seed=5").then((reply) => reply.blob()).then((film) => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([film], "dropped.mp4", {type: "video/mp4"}));
+      const drop = new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true});
+      document.getElementById("drop").dispatchEvent(drop);
+    })""")
+    chromium.wait(DONE)
+    assert shown(chromium, "facts").startswith("dropped.mp4: 32 frames")
+    assert chromium.console() == []
+
+
 def test_the_camera_records_a_clip(chromium: Browser, service: Client) -> None:
     chromium.open(service.address)
     chromium.click("#webcam")
@@ -89,11 +103,15 @@ def test_downloads(chromium: Browser, service: Client, clips: Path, tmp_path: Pa
     chromium.cdp("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     chromium.type("#file", str(clips / "film.mp4"))
     chromium.wait(DONE)
-    chromium.click("#srt")
-    end = time.monotonic() + 20
-    while not (tmp_path / "film.srt").exists() and time.monotonic() < end:
-        time.sleep(0.1)
+    for button in ("#srt", "#json"):
+        chromium.click(button)
+        end, path = time.monotonic() + 20, tmp_path / f"film.{button[1:]}"
+        while not path.exists() and time.monotonic() < end:
+            time.sleep(0.1)
     assert "-->" in (tmp_path / "film.srt").read_text()
+    saved = json.loads((tmp_path / "film.json").read_text())
+    assert saved["prediction"]["video"] == "film.mp4"
+    assert [segment["label"] for segment in saved["timeline"]["segments"]] == ["red", "<b>blue"]
 
 
 @pytest.mark.parametrize("width", [1200, 390])

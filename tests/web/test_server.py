@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from client import Client, form, start_of_request
+from client import Answer, Client, form, start_of_request
 
 from conftest import hosting, paint, serving
 from xvit.data.synth import write_video
@@ -51,9 +51,14 @@ def test_metrics_and_the_description(service: Client, clips: Path) -> None:
     assert service.get("/labels").json == {"tasks": [["red", "green", "<b>blue"]]}
 
 
-def test_a_full_house_answers_429(trained: Path, clips: Path) -> None:
+@pytest.mark.parametrize("path", ["/timeline", "/sample"])
+def test_a_full_house_answers_429(trained: Path, clips: Path, path: str) -> None:
     with hosting(trained, queue=1, workers=1) as client, ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: client.send("/timeline", clips / "film.mp4"), range(24)))
+
+        def ask(_: int) -> Answer:
+            return client.get(path) if path == "/sample" else client.send(path, clips / "film.mp4")
+
+        answers = list(pool.map(ask, range(24)))
         found = Counter(answer.status for answer in answers)
         assert set(found) == {200, 429}
         late = next(answer for answer in answers if answer.status == 429)

@@ -136,9 +136,11 @@ class Front:
         """Counters in Prometheus' text format."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def sample(self, seed: Seed = 0) -> Response:
+    async def sample(self, seed: Seed = 0) -> Response:
         """A short film of moving shapes, rendered for this request."""
-        return Response(render_sample(seed), media_type="video/mp4")
+        with self.house.job():
+            film = await to_thread.run_sync(render_sample, seed, limiter=self._threads)
+        return Response(film, media_type="video/mp4")
 
     def authorise(
         self,
@@ -208,7 +210,7 @@ def _routes(front: Front) -> APIRouter:
         )(endpoint)
     closed.get("/labels", response_model=answers.Labels)(front.labels)
     closed.get("/metrics", response_class=PlainTextResponse)(front.metrics_text)
-    closed.get("/sample", response_class=Response)(front.sample)
+    closed.get("/sample", response_class=Response, responses={429: REFUSALS[429]})(front.sample)
     routes.get("/health", response_model=answers.Health)(front.health)
     routes.include_router(closed)
     return routes

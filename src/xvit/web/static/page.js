@@ -285,7 +285,7 @@ async function sample() {
   fail("");
   progress("Rendering a sample", null);
   const reply = await get(`sample?seed=${Math.floor(Math.random() * 1e6)}`);
-  if (!reply.ok) return fail(`the service answers ${reply.status}`);
+  if (!reply.ok) return fail((await reply.json().catch(() => ({}))).detail ?? `the service answers ${reply.status}`);
   analyse(new File([await reply.blob()], "sample.mp4", { type: "video/mp4" }));
 }
 
