@@ -76,6 +76,28 @@ def test_check_of_a_sound_set(tmp_path: Path) -> None:
     assert "nothing wrong" in out
 
 
+def test_a_val_list_that_is_the_test_list_is_no_leak(tmp_path: Path) -> None:
+    """UCF101, HMDB51 and the released code's sets have two lists."""
+    write_motion_set(tmp_path / "motion", num_frames=4, train_per_class=2, val_per_class=2, workers=1)
+    root = tmp_path / "ucf"
+    root.mkdir()
+    (root / "classInd.txt").write_text("1 Left\n2 Right\n")
+    for split, ours, first in (("train", "train", 8), ("test", "val", 1)):
+        lines = []
+        for label, name in enumerate(("Left", "Right"), start=1):
+            (root / name).mkdir(exist_ok=True)
+            for n in range(2):
+                clip = f"{name}/v_{name}_g{first + n:02}_c01.mp4"
+                shutil.copy(tmp_path / f"motion/{name.lower()}/{ours}_{n:05}.mp4", root / clip)
+                lines.append(f"{clip} {label}")
+        (root / f"{split}list01.txt").write_text("\n".join(lines) + "\n")
+    code, output = run("check", root, "--fix-csv", tmp_path / "fixed")
+    assert "ucf101: 4 videos, 2 classes, split val" in output
+    assert "nothing wrong" in output
+    assert code == 0
+    assert sorted(file.name for file in (tmp_path / "fixed").glob("*.csv")) == ["train.csv", "val.csv"]
+
+
 def test_synth_pack_and_show(tmp_path: Path) -> None:
     code, out = run("synth", tmp_path / "set", "--train", 2, "--val", 1, "--frames", 4)
     assert code == 0
