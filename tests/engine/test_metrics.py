@@ -112,3 +112,21 @@ def test_bootstrap_covers_the_binomial_and_widens_with_groups() -> None:
     assert alone.value == grouped.value == p
     assert alone.high - alone.low == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 400), rel=0.15)
     assert grouped.high - grouped.low == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 40), rel=0.15)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_of_classes_equal_one_bootstrap_each(grouped: bool) -> None:
+    rng = np.random.default_rng(1)
+    labels, correct = rng.choice([0, 1, 3], 60), rng.random(60) < 0.7
+    group = np.arange(60) // 6 if grouped else None
+    found = metrics.class_intervals(correct, labels, 4, groups=group)
+    for k in (0, 1, 3):
+
+        def accuracy(videos: np.ndarray, k: int = k) -> float:
+            own = videos[labels[videos] == k]
+            return float(correct[own].mean()) if len(own) else float("nan")
+
+        alone = metrics.bootstrap(accuracy, 60, groups=group)
+        assert tuple(found[k]) == pytest.approx((alone.low, alone.high))
+        assert alone.low < alone.value < alone.high
+    assert np.isnan(found[2]).all()

@@ -6,7 +6,7 @@ Accuracies are shares between 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -200,16 +200,41 @@ def bootstrap(
     value = float(statistic(everything))
     if num_videos == 0:
         return Interval(value, value, value)
-    rng = np.random.default_rng(seed)
-    if groups is None:
-        draws = (rng.integers(num_videos, size=num_videos) for _ in range(samples))
-    else:
-        order = np.argsort(groups, kind="stable")
-        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-        picks = (rng.integers(len(members), size=len(members)) for _ in range(samples))
-        draws = (np.concatenate([members[g] for g in pick]) for pick in picks)
-    drawn = np.array([statistic(draw) for draw in draws])
+    drawn = np.array([statistic(draw) for draw in _draws(num_videos, groups, samples, seed)])
     if centred:
         drawn += value - np.nanmean(drawn)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def class_intervals(
+    correct: NDArray[np.bool_],
+    labels: Ints,
+    num_classes: int,
+    *,
+    groups: Ints | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """(K, 2) ends of the 95 % bootstrap interval of `class_accuracy`, drawn as `bootstrap` draws.
+
+    nan for classes without videos; draws without a class's videos say nothing of it.
+    """
+    draws = _draws(len(labels), groups, samples, seed)
+    drawn = np.array([class_accuracy(correct[draw], labels[draw], num_classes) for draw in draws])
+    ends = np.full((num_classes, 2), np.nan)
+    seen = ~np.isnan(drawn).all(0)
+    ends[seen] = np.nanquantile(drawn[:, seen], [0.025, 0.975], axis=0).T
+    return ends
+
+
+def _draws(num_videos: int, groups: Ints | None, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Video numbers, with repeats: of as many videos as there are, or of as many whole groups."""
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        yield from (rng.integers(num_videos, size=num_videos) for _ in range(samples))
+        return
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    picks = (rng.integers(len(members), size=len(members)) for _ in range(samples))
+    yield from (np.concatenate([members[g] for g in pick]) for pick in picks)

@@ -125,6 +125,7 @@ def _task(
     correct, predicted = ranks < 1, scores.argmax(1)
     confusion = metrics.confusion_matrix(labels, predicted, len(names))
     per_class = metrics.class_accuracy(correct, labels, len(names))
+    ends = metrics.class_intervals(correct, labels, len(names), groups=groups).tolist()
     belief = metrics.calibration(evaluation.probabilities()[task], labels)
 
     def class_mean(videos: NDArray[np.int64]) -> float:
@@ -141,8 +142,8 @@ def _task(
             if n
         ],
         "per_class": [
-            {"class": name, "videos": int(n), "top1": float(share)}
-            for name, n, share in zip(names, confusion.sum(1), per_class, strict=True)
+            {"class": name, "videos": int(n), "top1": float(share), "low": low, "high": high}
+            for name, n, share, (low, high) in zip(names, confusion.sum(1), per_class, ends, strict=True)
             if n
         ],
         "confusion": np.stack([true, other, confusion[true, other]], 1).tolist(),
