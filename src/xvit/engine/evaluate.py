@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -88,15 +88,12 @@ def evaluate(
             if on_progress:
                 on_progress(len(batch.index) + len(batch.failures))
     parts, failures = _of_all_processes(parts, failures, accelerator)
-    return assemble(
-        parts,
-        failures,
-        manifest.records,
-        manifest.classes,
-        combine=combine,
-        seconds=time.perf_counter() - start,
-        list_sha256=manifest.digest,
-    )
+    known: dict[str, Any] = {
+        "combine": combine,
+        "seconds": time.perf_counter() - start,
+        "list_sha256": manifest.digest,
+    }
+    return assemble(parts, failures, manifest.records, manifest.classes, **known)
 
 
 def view_order(num_crops: int, num_clips: int) -> list[int]:
