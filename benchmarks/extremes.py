@@ -1,10 +1,11 @@
 """What do extreme films cost `xvit predict` and `xvit timeline` in memory?
 
-    python benchmarks/extremes.py [--only hour 8k …] [--keep FOLDER]
+    python benchmarks/extremes.py [--only hour 8k …] [--keep FOLDER] [--pyav]
 
 Makes the films (an hour, 7680×4320, 240 frames a second, a single frame, none, a name in other scripts), runs
 both commands over each in a process of its own, and prints the peak of its resident memory, over that of an
 ordinary clip, and the seconds it took. The model is ViT-Tiny over 8 frames of 224 pixels, one thread.
+--pyav: without TorchCodec, where that is installed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from xvit.models import save_model
 model = xvit.create_model("vit_tiny_patch16_224", num_classes=10, num_frames=8)
 save_model(model, sys.argv[1])
 """
+
+
+WITHOUT_TORCHCODEC = "import sys; sys.modules['torchcodec'] = None; from xvit.cli import main; main()"
 
 
 class Film(NamedTuple):
@@ -73,11 +77,12 @@ def write_film(film: Film, path: Path) -> None:
         out.mux(stream.encode())
 
 
-def run(*arguments: object) -> tuple[int, float, float]:
+def run(*arguments: object, pyav: bool) -> tuple[int, float, float]:
     """Exit code, peak of resident memory in MB, and seconds of `xvit …` in a process of its own."""
     started = time.perf_counter()
+    program = ["-c", WITHOUT_TORCHCODEC] if pyav else ["-m", "xvit"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "xvit", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -98,6 +103,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=FILMS, default=list(FILMS))
     parser.add_argument("--keep", type=Path, help="folder of the films, kept")
+    parser.add_argument("--pyav", action="store_true", help="without TorchCodec")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
@@ -109,12 +115,12 @@ def main() -> None:
             if not path.exists():
                 write_film(FILMS[key], path)
             for command in ("predict", "timeline"):
-                more = ["--window", "60"] if command == "timeline" and key == "hour" else []
-                code, megabytes, seconds = run(command, folder / "model", path, *more)
+                code, megabytes, seconds = run(command, folder / "model", path, pyav=args.pyav)
                 over = megabytes - usual.setdefault(command, megabytes)
-                print(
+                told = (
                     f"{key:10} {command:9} exit {code}  {megabytes:6.0f} MB  {over:+6.0f}  {seconds:6.1f} s"
                 )
+                print(told, flush=True)
 
 
 if __name__ == "__main__":

@@ -50,3 +50,13 @@ def test_without_torchcodec_pyav_reads(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("xvit.data.torchcodec.video_decoder", lambda: None)
     write_video(tmp_path / "a.mp4", render_scene(0, 32, 4, np.random.default_rng(0)))
     assert isinstance(open_video(tmp_path / "a.mp4"), VideoFile)
+
+
+@needs_torchcodec
+def test_damage_is_told_without_the_place_in_its_source(shared: Path) -> None:
+    with (
+        open_video(shared / "videos" / "odd" / "made" / "corrupted_middle.mp4") as source,
+        pytest.raises(VideoReadError, match="damaged: Could not push packet to decoder: Inv") as raised,
+    ):
+        source.read(range(source.info.num_frames))
+    assert ".cpp" not in str(raised.value)

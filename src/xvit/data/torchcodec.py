@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -54,6 +55,11 @@ def open_file(path: str, *, fps: float | None = None) -> TorchCodecFile | None:
     return TorchCodecFile(path, decoder, fps or header)
 
 
+def _reason(err: RuntimeError) -> str:
+    """Its first line without the place in TorchCodec's source."""
+    return re.sub(r"^.*\.cpp:\d+, ", "", str(err).strip().partition("\n")[0])
+
+
 class TorchCodecFile:
     """A video file as a FrameSource."""
 
@@ -73,7 +79,7 @@ class TorchCodecFile:
         try:
             frames = self._decoder.get_frames_at(wanted).data
         except RuntimeError as err:
-            raise VideoReadError(self.path, f"damaged: {str(err).strip().splitlines()[0]}") from err
+            raise VideoReadError(self.path, f"damaged: {_reason(err)}") from err
         return frames.permute(0, 3, 1, 2)
 
     def close(self) -> None:
