@@ -1,7 +1,8 @@
-"""Shared by all tests: two threads at most, fixed seeds, and the place of the shared test material."""
+"""Shared by all tests: one thread for each of pytest's two workers, seeds, and the shared test material."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ __all__ = ["chromium"]
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-torch.set_num_threads(2)
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # the workers share two cores
+
+torch.set_num_threads(THREADS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the processes that tests start
 
 
 @pytest.fixture(autouse=True)
