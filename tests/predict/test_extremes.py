@@ -17,6 +17,7 @@ from test_timeline import GROUPS, make_predictor
 from xvit.cli import main
 from xvit.data import open_video
 from xvit.models import save_model
+from xvit.predict import Predictor
 from xvit.predict.timeline import make_timeline
 
 
@@ -82,7 +83,9 @@ def test_8k_frames_are_scaled_down_as_they_are_read(tmp_path: Path, peak_memory:
 
 
 @pytest.mark.slow
-def test_an_hour_takes_the_memory_of_a_minute(tmp_path: Path, peak_memory: Callable[[], Any]) -> None:
+def test_an_hour_takes_the_memory_of_a_minute(
+    tmp_path: Path, peak_memory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clf = make_predictor(**GROUPS)
     minute = write_flashes(tmp_path / "minute.mp4", 240, 4, 48, 32)
     hour = write_flashes(tmp_path / "hour.mp4", 4 * 3600, 4, 48, 32)
@@ -92,6 +95,14 @@ def test_an_hour_takes_the_memory_of_a_minute(tmp_path: Path, peak_memory: Calla
     assert found.seconds == 3600
     assert len(found.scores) == 60
     assert peak.megabytes < 30
+    # A window at every frame; the model would only take time.
+    monkeypatch.setattr(Predictor, "score_clips", lambda self, clips: clips.mean().expand(3).clone())
+    clf = make_predictor({"frame_stride": 1})
+    make_timeline(clf, minute, hop=1)
+    with peak_memory() as peak:
+        found = make_timeline(clf, hour, hop=1)
+    assert len(found.scores) == 4 * 3600 - 7
+    assert peak.megabytes < 8
 
 
 def test_one_frame_none_and_names_in_any_bytes(

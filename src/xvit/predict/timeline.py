@@ -86,12 +86,14 @@ def score_film(
     windows = follow_windows(predictor, hop, share)
     fps = video.info.fps or DEFAULT_FPS
     numbers = frame_grid(video.info, clip, windows.hop, window)
+    starts = range(0, len(numbers) - clip.num_frames + 1, windows.hop)
+    scores = np.empty((len(starts), len(classes)), np.float32)  # not a tensor a window: films are long
     answers = (windows.push(frame) for frame in _read(video, numbers, clip, on_progress))
-    rows = [answer[: len(classes)].numpy() for answer in answers if answer is not None]
+    for row, answer in zip(scores, (answer for answer in answers if answer is not None), strict=True):
+        row[:] = answer[: len(classes)].numpy()
     seconds = video.info.num_frames / fps
-    starts = range(0, len(rows) * windows.hop, windows.hop)
     centres = np.array([numbers[start : start + clip.num_frames].mean() for start in starts])
-    return Timeline(seconds, (centres + 0.5) / fps, np.stack(rows), classes)
+    return Timeline(seconds, (centres + 0.5) / fps, scores, classes)
 
 
 def frame_grid(info: VideoInfo, clip: ClipConfig, hop: int, window: float | None) -> np.ndarray:
