@@ -1,4 +1,4 @@
-"""How much memory something takes at its peak."""
+"""A small run folder, and how much memory something takes at its peak."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+
+from xvit.models import save_model
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -39,3 +41,15 @@ def peak_memory() -> Callable[[], AbstractContextManager[Peak]]:
     except OSError:
         pytest.skip("needs Linux's /proc to measure memory")
     return Peak
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `make_predictor`'s model."""
+    from test_predictor import (
+        make_predictor,  # when it runs: pytest rewrites the test files it collects first
+    )
+
+    folder = tmp_path_factory.mktemp("run")
+    save_model(make_predictor().model, folder)
+    return folder

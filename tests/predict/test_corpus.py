@@ -15,7 +15,6 @@ from test_predictor import make_predictor
 
 from xvit.cli import main
 from xvit.data.synth import write_motion_set
-from xvit.models import save_model
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -30,13 +29,6 @@ def xvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return int(exited.value.code or 0), captured.out, captured.err
 
     return call
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    save_model(make_predictor().model, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_predictor import make_predictor
 from torch import Tensor
 
 from xvit.cli import main
 from xvit.data.synth import write_motion_set
 from xvit.errors import ConfigError
-from xvit.models import save_model
 from xvit.predict import Predictor
 from xvit.predict.features import FeatureFile
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    save_model(make_predictor().model, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

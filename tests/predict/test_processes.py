@@ -13,19 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_predictor import CLASSES, make_predictor
+from test_predictor import CLASSES
 
 from xvit.data.synth import write_motion_set
-from xvit.models import save_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    save_model(make_predictor().model, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

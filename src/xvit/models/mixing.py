@@ -142,6 +142,7 @@ class _MoveFrames(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        """The gradients of the rows, in the memory of the one that is given, and of the gate."""
         given = next((grad for grad in grads if grad is not None), None)
         if given is None:
             return None, None, None
