@@ -51,7 +51,7 @@ def test_verb_noun_and_action() -> None:
     found = results(make(np.hstack([verbs, nouns]), [[0, 0], [0, 0], [0, 0]], sizes=(2, 2)))
     top1 = {name: task["top1"]["value"] for name, task in found["tasks"].items()}
     assert top1 == pytest.approx({"verb": 2 / 3, "noun": 2 / 3, "action": 1 / 3})
-    assert found["by_views"] == [{"views": 1, "top1": pytest.approx(1 / 3)}]
+    assert found["by_views"] == [{"views": 1, "top1": pytest.approx(1 / 3), "low": 0.0, "high": 1.0}]
 
 
 def test_several_labels_a_video_give_average_precision() -> None:

@@ -46,6 +46,19 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     assert "no &lt;video&gt; stream" in page
 
 
+def test_every_accuracy_has_its_interval(tmp_path: Path) -> None:
+    evaluation = make_evaluation(4, 10, strength=1.5, views=3)
+    found = results(evaluation)
+    last, task = found["by_views"][-1], found["tasks"]["class"]
+    assert last == {"views": 3, "top1": task["top1"]["value"]} | {k: task["top1"][k] for k in ("low", "high")}
+    assert all(row["low"] < row["top1"] < row["high"] for row in found["by_views"] + found["by_margin"])
+    write_report(tmp_path / "report.html", found, evaluation)
+    page = (tmp_path / "report.html").read_text()
+    for row in task["per_class"]:
+        assert f'<span class="range">{100 * row["low"]:.1f}–{100 * row["high"]:.1f}</span>' in page
+    assert page.count('class="band') == 2
+
+
 def test_a_page_without_labels(tmp_path: Path) -> None:
     evaluation = dataclasses.replace(make_evaluation(), labels=np.zeros((48, 0), np.int64))
     write_report(tmp_path / "report.html", results(evaluation), evaluation)

@@ -221,10 +221,24 @@ def class_intervals(
     nan for classes without videos; draws without a class's videos say nothing of it.
     """
     draws = _draws(len(labels), groups, samples, seed)
-    drawn = np.array([class_accuracy(correct[draw], labels[draw], num_classes) for draw in draws])
-    ends = np.full((num_classes, 2), np.nan)
-    seen = ~np.isnan(drawn).all(0)
-    ends[seen] = np.nanquantile(drawn[:, seen], [0.025, 0.975], axis=0).T
+    return _ends([class_accuracy(correct[draw], labels[draw], num_classes) for draw in draws])
+
+
+def share_intervals(
+    hits: NDArray[np.bool_], *, groups: Ints | None = None, samples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """(M, 2) ends of 95 % bootstrap intervals of M accuracies, drawn as `bootstrap` draws. hits: (N, M)."""
+    shares = hits.astype(np.float64)
+    draws = _draws(len(hits), groups, samples, seed)
+    return _ends([np.bincount(draw, minlength=len(hits)) @ shares / len(draw) for draw in draws])
+
+
+def _ends(drawn: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The 2.5 % and 97.5 % quantiles over the draws, each (M,): (M, 2); nan where no draw says anything."""
+    table = np.array(drawn)
+    ends = np.full((table.shape[1], 2), np.nan)
+    seen = ~np.isnan(table).all(0)
+    ends[seen] = np.nanquantile(table[:, seen], [0.025, 0.975], axis=0).T
     return ends
 
 

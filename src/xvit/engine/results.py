@@ -26,7 +26,8 @@ def results(
     `videos` and `missing`; `tasks`: for each (its name as key; "class" where there is one, else "verb",
     "noun" and their pair, "action") the accuracies with 95 % bootstrap intervals, `per_class`, `confusion` as
     [true, predicted, videos] rows, `calibration`; or, where videos have several labels, `map`. Then accuracy
-    by number of views. `groups` names each video's recording, by video_id; intervals then draw recordings.
+    by number of views, with its interval. `groups` names each video's recording, by video_id; intervals then
+    draw recordings.
     """
     numbers = group_numbers(evaluation.video_id, groups)
     found: dict[str, Any] = {
@@ -50,7 +51,7 @@ def results(
         tasks[name] = _task(evaluation, task, top_k, numbers)
     if len(evaluation.classes) > 1:
         tasks["action"] = accuracies(evaluation.ranks(), top_k, numbers)
-    return {**found, **_by_views(evaluation)}
+    return {**found, **_by_views(evaluation, numbers)}
 
 
 def task_names(count: int) -> tuple[str, ...]:
@@ -173,20 +174,34 @@ def _several_labels(
     }
 
 
-def _by_views(evaluation: Evaluation) -> dict[str, Any]:
+def _by_views(evaluation: Evaluation, groups: NDArray[np.int64] | None) -> dict[str, Any]:
     """Accuracy after 1, 2, … views, and for a range of margins at which to stop, accuracy by mean views."""
     labels = evaluation.labels[:, : len(evaluation.classes)]
     right = (evaluation.leaders == labels[:, None]).all(2)  # (N, V)
     views = np.arange(1, evaluation.num_views + 1)
-    budget = []
+    budget, stopped = [], []
     for margin in np.unique(np.quantile(evaluation.margins, np.linspace(0, 1, 21))):
         ahead = evaluation.margins >= margin
         used = np.where(ahead.any(1), ahead.argmax(1) + 1, views[-1])
         used = np.minimum(used, evaluation.views_used)
-        top1 = right[np.arange(len(right)), used - 1].mean()
-        budget.append({"margin": float(margin), "mean_views": float(used.mean()), "top1": float(top1)})
-    by_views = [{"views": int(v), "top1": float(right[:, v - 1].mean())} for v in views]
-    return {"by_views": by_views, "by_margin": budget if len(views) > 1 else []}
+        budget.append({"margin": float(margin), "mean_views": float(used.mean())})
+        stopped.append(right[np.arange(len(right)), used - 1])
+    by_views = [{"views": int(count)} for count in views]
+    return {
+        "by_views": _with_accuracy(by_views, right, groups),
+        "by_margin": _with_accuracy(budget, np.stack(stopped, 1), groups) if len(views) > 1 else [],
+    }
+
+
+def _with_accuracy(
+    rows: list[dict[str, Any]], right: NDArray[np.bool_], groups: NDArray[np.int64] | None
+) -> list[dict[str, Any]]:
+    """The rows, each with the accuracy and interval of its column of `right` (N, rows)."""
+    ends = metrics.share_intervals(right, groups=groups)
+    return [
+        {**row, "top1": float(share), "low": float(low), "high": float(high)}
+        for row, share, (low, high) in zip(rows, right.mean(0), ends, strict=True)
+    ]
 
 
 def group_numbers(video_id: Sequence[str], groups: Mapping[str, str] | None) -> NDArray[np.int64] | None:

@@ -14,11 +14,15 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
 
 @dataclass(frozen=True)
 class Series:
-    """A named line through (x, y) points, in order of x; `marks` draws the points as well."""
+    """A named line through (x, y) points, in order of x; `marks` draws the points as well.
+
+    `bounds`: the lowest and highest y of every point, shaded behind the line.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     marks: bool = False
+    bounds: Sequence[tuple[float, float]] = ()
     style: int | None = None  # which of the page's line styles; None is the place in the chart
 
 
@@ -77,7 +81,7 @@ def _line(line: Series, style: int, place: Callable[[float, float], tuple[float,
     spots = [place(*point) for point in line.points if all(map(math.isfinite, point))]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
     polyline = Markup('<polyline class="line s{}" points="{}"><title>{}</title></polyline>')
-    drawn = [polyline.format(style, path, line.name)]
+    drawn = [*_band(line, style, place), polyline.format(style, path, line.name)]
     if line.marks:
         circle = Markup('<circle class="mark s{}" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>')
         drawn += [
@@ -85,6 +89,15 @@ def _line(line: Series, style: int, place: Callable[[float, float], tuple[float,
             for (x, y), point in zip(spots, line.points, strict=True)
         ]
     return drawn
+
+
+def _band(line: Series, style: int, place: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
+    if not line.bounds:
+        return []
+    ends = zip(line.points, line.bounds, strict=True)
+    lows, highs = zip(*((place(x, low), place(x, high)) for (x, _), (low, high) in ends), strict=True)
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (*lows, *reversed(highs)))
+    return [Markup('<polygon class="band s{}" points="{}"/>').format(style, path)]
 
 
 def _grid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,22 +123,29 @@ def _view_charts(found: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     ):
         if len(rows) < 2:
             continue
-        points = sorted((row[key], row["top1"]) for row in rows)
+        rows = sorted(rows, key=lambda row: (row[key], row["top1"]))
+        points = [(row[key], row["top1"]) for row in rows]
+        bounds = [(row["low"], row["high"]) for row in rows]
         ends = " to ".join(
             f"{100 * share:.1f} % with {count:.3g}" for count, share in (points[0], points[-1])
         )
-        shares = [share for _, share in points]
-        room = max(0.02, (max(shares) - min(shares)) * 0.2)
         chart = line_chart(
-            [Series(title, points, marks=True)],
+            [Series(title, points, marks=True, bounds=bounds)],
             label=f"top-1 by views, {title}: {ends}",
             x_label="views" if key == "views" else "mean views",
             y_label="top-1",
-            y_range=(max(0.0, min(shares) - room), min(1.0, max(shares) + room)),
+            y_range=_round_tenths(bounds),
             percent=True,
         )
         charts.append((title, chart))
     return charts
+
+
+def _round_tenths(bounds: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """An axis from 0 to 1 in whole tenths that all intervals fit on."""
+    low = math.floor(10 * min(low for low, _ in bounds)) / 10
+    high = math.ceil(10 * max(high for _, high in bounds)) / 10
+    return (low, high) if low < high else (max(0.0, low - 0.1), min(1.0, high + 0.1))
 
 
 def _facts(found: Mapping[str, Any]) -> dict[str, str]:

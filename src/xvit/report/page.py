@@ -105,14 +105,20 @@ def render(template: str, path: str | Path, **values: Any) -> None:
     )
     environment.filters["count"] = _short_count
     environment.filters["interval"] = _interval
+    environment.filters["range"] = _range
     environment.globals["matrix_data"] = matrix_data
     text = environment.get_template(template).render(values)
     Path(path).write_text(text, encoding="utf8", errors="backslashreplace")  # names of files may be any bytes
 
 
 def _interval(figure: Mapping[str, float]) -> Markup:
-    shares = {name: 100 * share for name, share in figure.items()}
-    return Markup('{value:.1f} % <span class="range">{low:.1f}–{high:.1f}</span>').format(**shares)
+    return Markup("{:.1f} % {}").format(100 * figure["value"], _range(figure))
+
+
+def _range(figure: Mapping[str, float]) -> Markup:
+    return Markup('<span class="range">{:.1f}–{:.1f}</span>').format(
+        100 * figure["low"], 100 * figure["high"]
+    )
 
 
 def _short_count(number: float) -> str:
