@@ -64,17 +64,18 @@ def released(model: XViT, manifest: Manifest, workers: int) -> Callable[[], int]
 
 
 def alone(model: XViT, manifest: Manifest) -> Callable[[], int]:
-    batch = VideoDataset(manifest, model.clip, views=VIEWS).__getitems__(range(VIDEOS_A_BATCH))
+    videos = len(manifest.records)
+    batch = VideoDataset(manifest, model.clip, views=VIEWS).__getitems__(range(min(videos, VIDEOS_A_BATCH)))
     scored = sum(len(set(row)) for row in batch.same.tolist())
     views = batch.frames.flatten(0, 1)[:scored].clone()
-    print(f"{scored / VIDEOS_A_BATCH:g} of {VIEWS[0] * VIEWS[1]} views of a video differ")
+    print(f"{scored / len(batch.index):g} of {VIEWS[0] * VIEWS[1]} views of a video differ")
 
     @torch.inference_mode()
     def run() -> int:
-        for _ in range(len(manifest.records) // VIDEOS_A_BATCH):
+        for _ in range(videos // len(batch.index)):
             for part in views.split(CLIPS_A_PASS):
                 model(part)
-        return len(manifest.records)
+        return videos
 
     return run
 
