@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from xvit.engine.train import train
 
 ROOT = Path(__file__).parents[2]
 ALONE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -98,14 +101,19 @@ def alone(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_two_processes_train_as_one(videos: Path, alone: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    process = start(
-        *launcher, Path(__file__).with_name("process.py"), "demo/motion", *settings(videos, run), cwd=tmp_path
-    )
+@pytest.fixture(scope="module")
+def together(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The run of two processes, and what they print."""
+    run = tmp_path_factory.mktemp("together") / "run"
+    script = Path(__file__).with_name("process.py")
+    process = start(*TWO, script, "demo/motion", *settings(videos, run), cwd=run.parent)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
+    return run, output
+
+
+def test_two_processes_train_as_one(alone: Path, together: tuple[Path, str]) -> None:
+    run, output = together
     assert len(losses(run)) == 10  # one process writes the log
     assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
     assert max(losses(run)) - min(losses(run)) > 0.01
@@ -118,12 +126,49 @@ def test_two_processes_train_as_one(videos: Path, alone: Path, tmp_path: Path) -
     assert output.count("multiply-adds a clip") == 1  # and one speaks
 
 
+def wait_for(path: Path, text: str = "") -> None:
+    deadline = time.monotonic() + 120
+    while not (path.exists() and text in path.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert text in path.read_text()
+
+
+def test_a_signal_stops_both_wherever_it_is_sent(
+    videos: Path, together: tuple[Path, str], tmp_path: Path
+) -> None:
+    """To the launcher; then to one process, while the other is in a step that never ends; then to the end."""
+    run, script = tmp_path / "run", Path(__file__).with_name("slow_process.py")
+    common = ("demo/motion", *settings(videos, run), "train.resume=auto", "train.checkpoint_every=100")
+    process = start(*TWO, script, tmp_path, 0.5, "none", 0, *common, cwd=tmp_path)
+    wait_for(run / "log.jsonl", '"step": 2,')
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert "stopped at step " in output
+    assert "resume with (launched as before)" in output
+    first = json.loads((run / "metrics.json").read_text())["step"]
+    assert 2 <= first <= 6
+    process = start(*TWO, script, tmp_path, 0, 0, 3, *common, cwd=tmp_path)
+    wait_for(tmp_path / "endless")
+    os.kill(int((tmp_path / "process_1").read_text()), signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert f"stopped at step {first + 2} of 10" in output
+    assert output.count("resume with (launched as before)") == 1
+    process = start(*TWO, "-m", "xvit", "train", *common, cwd=tmp_path)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (together[0], run))
+    assert losses(run) == losses(together[0])
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
 def test_weights_in_parts_train_as_one_and_resume(videos: Path, alone: Path, tmp_path: Path) -> None:
     """FSDP on two processes to step 6, then one process alone with their files: the run of one process."""
     run = tmp_path / "run"
     common = [item for item in settings(videos, run) if not item.startswith("train.max_steps")]
     process = start(
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2),
+        *TWO,
         *("-m", "xvit", "train", "demo/motion", *common, "train.max_steps=6", "train.shard=fsdp"),
         cwd=tmp_path,
     )

@@ -566,6 +566,17 @@ def test_the_scaler_of_fp16_survives_a_restart(videos: Path, tmp_path: Path) -> 
         build_run(small_config(videos, tmp_path / "s", "train.precision=fp16"))
 
 
+def test_saving_before_the_first_step_takes_none(videos: Path, tmp_path: Path) -> None:
+    """For the state of an optimiser that has none yet torch would let it step once, without gradients."""
+    run = build_run(small_config(videos, tmp_path / "r", "train.max_nonfinite=1"))
+    run.save(1)  # the first step's loss was not finite
+    state = load_newest(run.folder)
+    assert state is not None
+    for one in (run, build_run(run.config)):
+        one.load_state(state)
+        assert not one.optimizer.optimizer.state
+
+
 def test_checkpointed_gradients_are_the_same(videos: Path, tmp_path: Path) -> None:
     """And cost a second forward pass of the block."""
     states, calls = [], []

@@ -9,6 +9,9 @@ import torch
 
 from xvit.config import Config, load_config
 from xvit.data.synth import write_motion_set
+from xvit.engine import ending
+from xvit.engine.checkpoint import load_newest
+from xvit.engine.runlog import RunLog
 from xvit.engine.setup import build_run
 from xvit.engine.signals import StopSignal
 from xvit.engine.train import train
@@ -67,6 +70,19 @@ def test_a_signal_breaks_it_off(videos: Path, tmp_path: Path) -> None:
     stop.requested = True
     fit_head_first(run, stop, quiet=True)
     assert torch.equal(run.model.head.fc.weight, before)
+
+
+def test_a_process_that_has_to_leave_meanwhile_saves_no_step(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that went on from there would not fit the head."""
+    run, codes = build_run(config(videos, tmp_path / "r")), []
+    run.folder.mkdir()
+    monkeypatch.setattr(ending, "_leave", codes.append)
+    ending.give_up_step(run, RunLog(run.folder), 9, None, None)
+    assert codes == [0]
+    assert (run.folder / "metrics.json").exists()
+    assert load_newest(run.folder) is None
 
 
 def test_not_with_weights_in_parts(videos: Path, tmp_path: Path) -> None:

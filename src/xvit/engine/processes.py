@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, DistributedType
 from torch import Tensor, nn
+from torch.distributed import TCPStore
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -65,6 +69,46 @@ def meet(device: str) -> Accelerator | None:
     return Accelerator(cpu=device == "cpu")
 
 
+class Words:
+    """What processes tell each other without meeting: words in the store that they once met at.
+
+    A word stays for the training it was said in. `lost` tells that the store has gone.
+    """
+
+    _trainings = itertools.count()
+
+    def __init__(self) -> None:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        patience = timedelta(seconds=5)
+        self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=patience)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._prefix = f"xvit/{attempt}/{next(self._trainings)}/"
+        self.lost = False
+
+    def put(self, word: str) -> None:
+        """Say it to all processes."""
+        try:
+            self._store.set(self._prefix + word, "")
+        except RuntimeError:
+            self.lost = True
+
+    def has(self, word: str) -> bool:
+        """Whether some process has said it."""
+        try:
+            return not self.lost and self._store.check([self._prefix + word])
+        except RuntimeError:
+            self.lost = True
+            return False
+
+
+def share_words(accelerator: Accelerator) -> Words | None:
+    """Words for the processes of this training; None where this one is alone, or has no way to them."""
+    if accelerator.num_processes > 1:
+        with contextlib.suppress(KeyError, ValueError, RuntimeError):
+            return Words()
+    return None
+
+
 def part() -> None:
     """Leave the other processes, at the very end: having met once, they cannot meet again safely."""
     if torch.distributed.is_initialized():
@@ -94,11 +138,11 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 def collect_state(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
     """Weights, and the optimiser's state by the weights' names, in full on the CPU of the first process.
 
-    It is the same however many processes there are, sharded or not. All of them have to call it.
+    It is the same however many processes there are, sharded or not. Of a sharded model all have to call it.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = {"model": get_model_state_dict(model, options=options)}
-    if optimizer is not None:
+    if optimizer is not None and optimizer.state:  # for one that never stepped torch would take a step
         state["optimizer"] = get_optimizer_state_dict(model, optimizer, options=options)
     return state
 
@@ -112,5 +156,5 @@ def restore_state(
     """
     options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, state["model"], options=options)
-    if optimizer is not None:
+    if optimizer is not None and "optimizer" in state:
         set_optimizer_state_dict(model, optimizer, state["optimizer"], options=options)

@@ -90,6 +90,7 @@ class Run:
         self.step = 0
         self.changing = threading.RLock()  # held while weights change or are written
         self.finished = False
+        self.alone = False  # the other processes no longer answer
         self.worse = 0
         self.validated = 0
         self.nonfinite = 0
@@ -192,7 +193,8 @@ class Run:
 
     def all_unreadable(self) -> dict[str, str]:
         """Path and reason of the videos that some process could not read."""
-        return {path: reason for part in gather_object([self.unreadable]) for path, reason in part.items()}
+        parts = [self.unreadable] if self.alone else gather_object([self.unreadable])
+        return {path: reason for part in parts for path, reason in part.items()}
 
     def validation_due(self, step: int, steps: int) -> bool:
         """Whether the val list is to be scored now."""

@@ -8,10 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 REPEAT_SECONDS = 3.0
 GRACE_SECONDS = 12.0  # for the step that is under way; clusters kill 30 s after they have asked
+LISTEN_SECONDS = 0.5  # between looks at what other processes have heard
+
+
+class Board(Protocol):
+    """Where processes leave words for each other."""
+
+    def put(self, word: str) -> None: ...
+
+    def has(self, word: str) -> bool: ...
 
 
 class StopSignal:
@@ -23,28 +32,50 @@ class StopSignal:
     Where the block is not left GRACE_SECONDS later, a thread of its own calls `overdue`: Python runs no
     handler while one long operation of torch, such as a backward pass, lasts.
 
+    A signal to one process is one to all that share `board`.
+
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
-    def __init__(self, overdue: Callable[[], None] | None = None) -> None:
+    def __init__(self, overdue: Callable[[], None] | None = None, board: Board | None = None) -> None:
         self.requested = False
         self.overdue = overdue
-        self._since = 0.0
+        self.board = board
+        self._since: float | None = None
+        self._giving_up = False
         self._previous: dict[int, Any] = {}
         self._left = threading.Event()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and time.monotonic() - self._since > REPEAT_SECONDS:
+        if self._since is not None and time.monotonic() - self._since > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        if not self.requested:
-            self.requested, self._since = True, time.monotonic()
+        if self._since is None:
+            self._since = time.monotonic()
+        self.requested = True
 
     def _watch(self) -> None:
-        """Wait for a signal's number, which Python writes here at once, then for the end of the block."""
-        while (heard := self._reader.recv(1)) and heard[0] not in self._previous:
-            pass
-        if heard and not self._left.wait(GRACE_SECONDS) and self.overdue is not None:
+        """Wait for a signal, then for the end of the block."""
+        if not self._heard():
+            return
+        self.requested = True
+        if self.board is not None:
+            self.board.put("stop")
+        if not self._left.wait(GRACE_SECONDS) and self.overdue is not None:
+            self._giving_up = True
             self.overdue()
+
+    def _heard(self) -> bool:
+        """True after a signal, whose number Python writes here at once, False at the end of the block."""
+        self._reader.settimeout(None if self.board is None else LISTEN_SECONDS)
+        while True:
+            try:
+                told = self._reader.recv(1)
+            except TimeoutError:
+                if self.board is not None and self.board.has("stop"):
+                    return True
+            else:
+                if not told or told[0] in self._previous:
+                    return bool(told)
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
@@ -59,6 +90,8 @@ class StopSignal:
 
     def __exit__(self, *error: object) -> None:
         self._left.set()
+        if self._giving_up:  # it ends the process, unless all was written meanwhile
+            self._watcher.join()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if self._previous:

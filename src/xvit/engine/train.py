@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import itertools
-import json
 import math
-import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +18,16 @@ from torch import nn
 from xvit.config import Config, parse_views, write_yaml
 from xvit.data import Manifest, VideoDataset, make_loader
 from xvit.engine.checkpoint import load_newest
+from xvit.engine.ending import finish, full_disk_named, give_up_step
 from xvit.engine.evaluate import evaluate
 from xvit.engine.optim import classification_loss, correct, draw_blend, learning_rate
+from xvit.engine.processes import share_words
 from xvit.engine.runlog import ProgressLine, RunLog
 from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal
 from xvit.engine.trackers import start_trackers
 from xvit.engine.warmup import fit_head_first
 from xvit.errors import XViTError
-from xvit.models import save_model
 from xvit.types import Batch
 
 
@@ -48,7 +44,11 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
     run = build_run(config)
     folder, settings = run.folder, config.train
     log, step, steps, resumed = begin(run, quiet=quiet)
-    with StopSignal(lambda: give_up_step(run, log, steps, conclude)) as stop, full_disk_named(folder):
+    words = share_words(run.accelerator)
+    with (
+        StopSignal(lambda: give_up_step(run, log, steps, conclude, words), words) as stop,
+        full_disk_named(folder),
+    ):
         if settings.head_first and not resumed:
             fit_head_first(run, stop, quiet=quiet)
         with ProgressLine("train", steps, done=step, quiet=quiet or not run.is_main) as bar:
@@ -82,8 +82,8 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
                         break
                     waited = time.perf_counter()
         finish(run, log, step, steps, stopped=stopped)
-    if conclude is not None and run.is_main:
-        conclude(folder)
+        if conclude is not None and run.is_main:
+            conclude(folder)
     return folder
 
 
@@ -232,68 +232,6 @@ def validate(
         model, batches, manifest=manifest, accelerator=run.accelerator, combine=config.eval.combine
     )
     return None if run.anywhere(stop.requested) else evaluation.summary()
-
-
-@contextlib.contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """A full disk outside of a checkpoint (log, model) as one line. Raises XViTError."""
-    try:
-        yield
-    except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise XViTError(
-            f"{folder}: {err.strerror}; make room and go on with train.resume=auto: the checkpoints are whole"
-        ) from err
-
-
-def give_up_step(run: Run, log: RunLog, steps: int, conclude: Callable[[Path], None] | None) -> None:
-    """Save what the last whole step left and end the process, in the middle of the step that takes too long.
-
-    Of several processes none can do that without the others; their steps are waited for.
-    """
-    if run.accelerator.num_processes > 1:
-        return
-    with run.changing:
-        if run.finished:
-            return
-        code = 0
-        try:
-            run.save(run.step)
-            finish(run, log, run.step, steps, stopped=True)
-            if conclude is not None:
-                conclude(run.folder)
-        except (OSError, XViTError) as err:
-            print(f"xvit: {err}", file=sys.stderr)
-            code = 2
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> None:
-    """Write the model and the final metrics."""
-    with run.changing:
-        write_results(run, log, step, steps, stopped)
-        run.finished = True
-    run.accelerator.wait_for_everyone()
-    for tracker in run.accelerator.trackers:
-        tracker.finish()
-
-
-def write_results(run: Run, log: RunLog, step: int, steps: int, stopped: bool) -> None:
-    """The last event, the model, `metrics.json`."""
-    metrics = {"step": step, "steps": steps, "stopped": stopped, **run.best, **run.metrics}
-    metrics["unreadable"] = run.all_unreadable()
-    metrics["list_sha256"] = {"train": run.train_list.digest, "val": run.val_list.digest}
-    log.write("end", **metrics)
-    model = run.evaluated()
-    if run.is_main:
-        save_model(model, run.folder)
-        text = json.dumps(metrics, indent=2) + "\n"
-        (run.folder / "metrics.json").write_text(text, encoding="utf8")
 
 
 def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
