@@ -129,6 +129,14 @@ def test_a_streams_step_equals_the_stream(loud_model: Make, name: str, to: str, 
     verify_stream(model, exported).check(path, to)
 
 
+def test_an_int8_step_stays_near_the_stream(loud_model: Make, tmp_path: Path) -> None:
+    model = loud_model(args={"embed_dim": 192}, **STREAMS["plain"])
+    export_model(model, tmp_path / "step.onnx", "onnx-int8", streaming=True)
+    found = verify_stream(model, load_stream(tmp_path / "step.onnx", "cpu"))
+    assert found.same == found.clips == 4 * model.clip.num_frames
+    assert 1e-4 < found.difference < 0.3
+
+
 @pytest.fixture(scope="module")
 def causal(loud_model: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[XViT, Path]:
     """A model and its file, for tests that need no model of their own."""

@@ -9,7 +9,7 @@ import pytest
 from client import Client
 
 from chromium import Browser
-from conftest import serving
+from conftest import hosting, serving
 from xvit.predict import Predictor
 from xvit.predict.timeline import make_timeline
 
@@ -59,3 +59,27 @@ def test_the_page(chromium: Browser, exported_service: Client, clips: Path) -> N
     assert labels == ["red", "<b>blue"]
     assert chromium.run("return document.getElementById('why').getBoundingClientRect().width") == 0
     assert chromium.console() == []
+
+
+def test_of_several_labels_each_has_a_probability_of_its_own(
+    trained: Path, clips: Path, tmp_path: Path
+) -> None:
+    from xvit.export import export_model
+    from xvit.models import load_model, save_model
+
+    shares = {e["label"]: e["score"] for e in Predictor.load(trained)(clips / "film.mp4")}
+    assert sum(shares.values()) == pytest.approx(1)
+    model = load_model(trained)
+    model.reset_classifier(len(shares), model.classes, several_labels=True)
+    model.head.fc.load_state_dict(load_model(trained).head.fc.state_dict())
+    save_model(model, tmp_path / "run")
+    export_model(model, tmp_path / "m.onnx")
+    own = Predictor.load(tmp_path / "run")(clips / "film.mp4")
+    assert sum(entry["score"] for entry in own) != pytest.approx(1, abs=0.01)
+    for path in (tmp_path / "run", tmp_path / "m.onnx"):
+        with hosting(path) as client:
+            found = client.send("/predict", clips / "film.mp4").json["predictions"]
+            curves = client.send("/timeline", clips / "film.mp4").json["curves"]["classes"]
+        assert [entry["label"] for entry in found] == [entry["label"] for entry in own]
+        assert [e["score"] for e in found] == pytest.approx([e["score"] for e in own], abs=1e-4)
+        assert sum(curve["scores"][0] for curve in curves) != pytest.approx(1, abs=0.01)
