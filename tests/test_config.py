@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from xvit.config import Config, load_config, parse_views, write_yaml
+from xvit.config_errors import all_keys
+from xvit.config_keys import list_keys, write_keys
 from xvit.errors import ConfigError
 
 
@@ -26,6 +29,9 @@ from xvit.errors import ConfigError
         ("model=3", "model is a section with keys of its own, got 3"),
         ("output", "an override is written key=value, got 'output'"),
         ("eval.views=3y", "views must be CROPSxCLIPS, such as \"3x2\", got '3y'"),
+        ("eval.views=3", "views must be CROPSxCLIPS, such as \"3x2\", got '3'"),
+        ("train.learning_rate=1", "unknown key train.learning_rate; did you mean train.lr?"),
+        ("train.wd=1", "unknown key train.wd; did you mean train.weight_decay?"),
     ],
 )
 def test_wrong_values_are_named(override: str, message: str) -> None:
@@ -55,6 +61,9 @@ def test_yaml_errors_name_file_and_line(tmp_path: Path) -> None:
     file.write_text("data:\n  root: [1,\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:\d+: not YAML"):
         load_config(file)
+    file.write_text("train:\n  epocs: 3\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: unknown key train\.epocs; did you mean train\.epochs\?"):
+        load_config(file, ["seed=1"])
     with pytest.raises(ConfigError, match=r"missing\.yaml: no such configuration file"):
         load_config(tmp_path / "missing.yaml")
 
@@ -67,3 +76,26 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
 def test_views() -> None:
     assert parse_views("3x2") == (3, 2)
     assert parse_views("3×1") == (3, 1)
+
+
+def test_the_list_of_keys_is_whole_and_can_be_searched() -> None:
+    keys = {key.name: key for key in list_keys(Config())}
+    sections = {name.rpartition(".")[0] for name in keys}
+    assert set(keys) == set(all_keys(Config)) - sections
+    assert keys["train.ema_decay"].default == "null"
+    assert keys["model.mixing.layout"].choices == ("heads", "channels")
+    assert keys["data.num_frames"].meaning == "T."  # said where the section it extends is
+    assert keys["train.gate_lr_scale"].meaning == "of the learned gates, over `lr`."
+    for key in keys.values():  # a default can be given as it is written
+        assert load_config(None, [f"{key.name}={key.default}"]) == Config(), key.name
+    assert [key.name for key in list_keys(Config(), "moving average")] == ["train.ema_decay"]
+    assert "train.ema_decay=null\n    evaluate and save" in write_keys(list_keys(Config(), "EMA_decay"))
+
+
+@pytest.mark.parametrize("page", ["training.md", "scaling.md"])
+def test_documentation_names_keys_that_exist(page: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    named = set(re.findall(r"\b(?:train|model|data|eval)\.[a-z_.]*[a-z]", text))
+    named = {name for name in named if not name.endswith((".md", ".py", ".safetensors"))}
+    assert len(named) > 5
+    assert named <= set(all_keys(Config))

@@ -61,12 +61,40 @@ def demo(
     run_demo(output, seed=seed)
 
 
+def _print_keys(word: str | None) -> None:
+    if word is not None:
+        from xvit.config import Config
+        from xvit.config_keys import list_keys, write_keys
+
+        print(write_keys(list_keys(Config(), "" if word == "all" else word)))
+        raise typer.Exit
+
+
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="a YAML file, or one of the package's, such as demo/small")],
+    config: Annotated[
+        str, typer.Argument(help="a YAML file, or one of the package's: demo/small, finetune/small_data, …")
+    ],
     overrides: Overrides = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD",
+            callback=_print_keys,
+            is_eager=True,
+            help="list the keys about WORD, or all",
+        ),
+    ] = None,
 ) -> None:
-    """Train a model: xvit train CONFIG data.root=FOLDER output=runs/mine."""
+    """Train a model: xvit train CONFIG data.root=FOLDER output=runs/mine.
+
+    Images' weights on your own videos: finetune/small_data for dozens to hundreds of them, on a CPU too;
+    finetune/adapters, which leaves the image model as it is; finetune/whole_model for thousands, on GPUs.
+
+    Any key can be set behind CONFIG, such as train.epochs=20, train.lr=1e-4, train.trained_blocks=4,
+    train.ema_decay=0.99, train.precision=bf16 or data.num_workers=4. --keys lists them with defaults and
+    meanings, docs/training.md explains. train.resume=auto goes on with a run that was stopped.
+    """
     from xvit.config import load_config
 
     settings = load_config(config, overrides or ())

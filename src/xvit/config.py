@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from xvit.config_errors import explain
@@ -174,6 +174,7 @@ class TrainConfig(_Section):
 
     batch_size:       the global batch, over all processes and accumulated passes.
     max_steps:        ends the run early; the schedule stays that of `epochs`.
+    lr_batch:         where set, all rates are for a batch of this many clips and grow with the real batch.
     momentum:         of SGD; AdamW's first beta.
     layer_decay:      each block's learning rate over that of the block above it.
     new_lr_scale:     the learning rate of what an image model lacks (head, temporal embedding, adapters), and
@@ -182,6 +183,10 @@ class TrainConfig(_Section):
                       draws of every clip; the fine-tuning then starts from a head that knows something.
     trained_blocks:   the image model's last blocks that train, 0 for the head alone; None trains all.
     init_from:        a run folder or weight file to start from; `new_head` replaces its classifier.
+    mixup_alpha:      join clips in pairs, by weight; `cutmix_alpha` by a box of the other's; 0 does not.
+    clip_grad_norm:   the most that all gradients together may measure; None does not clip.
+    accumulate:       passes a step, where the batch does not fit into memory.
+    grad_checkpointing: keep less for the backward pass and compute it again.
     ema_decay:        evaluate and save an exponential moving average of the weights.
     class_balanced:   for each clip draw a class (of the first task), all alike, then one of its videos.
     patience:         stop after this many validations without a better `best_metric`.
@@ -200,6 +205,7 @@ class TrainConfig(_Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: NonNegative = 0.05
+    lr_batch: Positive | None = None
     momentum: Share = 0.9
     warmup_epochs: NonNegative = 1.0
     warmup_start_lr: NonNegative = 0.0
@@ -240,6 +246,11 @@ class EvalConfig(_Section):
     batch_size: Positive = 16
     combine: Literal["probabilities", "logits"] = "probabilities"
 
+    @field_validator("views", mode="before")
+    @classmethod
+    def _as_written(cls, views: Any) -> str:
+        return str(views)  # YAML reads a lone 3 as a number
+
     @model_validator(mode="after")
     def _check_views(self) -> EvalConfig:
         parse_views(self.views)
@@ -264,7 +275,13 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     `path` is a file, or the name of one that ships with the package ("configs/demo/small.yaml",
     "demo/small"). Raises ConfigError naming the file or the key.
     """
-    values = read_yaml(path) if path is not None else {}
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = read_yaml(path)
+        try:
+            make_config(values)
+        except ConfigError as err:
+            raise ConfigError(f"{path}: {err}") from err
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:

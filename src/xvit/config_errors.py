@@ -39,10 +39,21 @@ def explain(err: ValidationError, config: type[BaseModel]) -> str:
 
 def _nearest(key: str, config: type[BaseModel]) -> str:
     names = all_keys(config)
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    word = key.rsplit(".", 1)[-1]
+    near = [name for name in names if _stands_for(name.rsplit(".", 1)[-1], word)][:1]
+    near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     if not near:  # the right word in the wrong section
-        near = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    return f"; did you mean {near[0]}?" if near else ""
+        near = [name for name in names if name.rsplit(".", 1)[-1] == word][:1]
+    return f"; did you mean {near[0]}?" if near else "; xvit train --keys all lists those there are"
+
+
+def _stands_for(one: str, other: str) -> bool:
+    """Whether one of two words is made of the other's initials, as lr of learning_rate's."""
+    return any(
+        "".join(part[:1] for part in long.split("_")) == short
+        for long, short in ((one, other), (other, one))
+        if "_" in long
+    )
 
 
 def _field_types(section: type) -> dict[str, Any]:

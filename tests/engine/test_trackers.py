@@ -58,6 +58,7 @@ def test_a_table_and_tensorboard_tell_what_the_log_does(videos: Path, tmp_path: 
     assert [point.step for point in events.Scalars("val/top1")] == [event["step"] for event in validations]
 
 
+@pytest.mark.filterwarnings("ignore:.*begins anew")
 def test_a_new_run_begins_a_new_table(videos: Path, tmp_path: Path) -> None:
     for epochs in (2, 1):
         changes = ("train.trackers=[csv]", f"train.max_steps={3 * epochs}")

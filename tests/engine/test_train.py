@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from xvit.config import Config, DataConfig, load_config
 from xvit.data import load_manifest
@@ -27,7 +29,7 @@ from xvit.engine.checkpoint import load_newest
 from xvit.engine.runlog import read_log
 from xvit.engine.setup import Run, build_run, expected_cost
 from xvit.engine.train import train
-from xvit.errors import ConfigError, DatasetError, WeightsError, XViTError
+from xvit.errors import ConfigError, DatasetError, VideoReadError, WeightsError, XViTError
 from xvit.types import Batch
 
 SMALL = (
@@ -279,11 +281,78 @@ def test_a_released_file_that_cannot_be_is_refused_at_the_start(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "train.trained_blocks=2",
+            "train.trained_blocks: the model has 1 blocks, got 2; null trains all of it",
+        ),
+        (
+            "train.new_head=true",
+            "train.new_head replaces the classifier of train.init_from, which is not set",
+        ),
+        ("device=meta", "device: cannot train on 'meta' here, but on"),
+        ("output=/dev/null", "output: cannot write to /dev/null: File exists"),
+    ],
+)
+def test_what_cannot_be_is_refused(videos: Path, tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train(small_config(videos, tmp_path / "r", change), quiet=True)
+
+
+def test_image_weights_are_no_model_to_start_from(videos: Path, tmp_path: Path) -> None:
+    save_file({"cls_token": torch.zeros(1)}, tmp_path / "vit.safetensors")
+    config = small_config(videos, tmp_path / "r", f"train.init_from={tmp_path / 'vit.safetensors'}")
+    with pytest.raises(WeightsError, match=r"image weights go to model\.backbone_weights"):
+        train(config, quiet=True)
+
+
+def test_the_start_screen_has_doubts(videos: Path, tmp_path: Path) -> None:
+    changes = ("train.batch_size=99", "train.warmup_epochs=4")
+    lines = build_run(small_config(videos, tmp_path / "r", *changes)).describe(1).splitlines()
+    assert lines[-2:] == [
+        "note   train.batch_size=99 is more than the videos there are: a step takes 18",
+        "note   train.warmup_epochs=4 is all of train.epochs=4: the learning rate never gets to train.lr",
+    ]
+    assert "note" not in build_run(small_config(videos, tmp_path / "r")).describe(1)
+
+
+def test_a_run_that_begins_anew_keeps_its_own_checkpoints(videos: Path, tmp_path: Path) -> None:
+    """Those of the run before have later steps, and would be taken for newer."""
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=5"), quiet=True)
+    with pytest.warns(UserWarning, match=r"begins anew; .*step_00000005 .*checkpoints\.earlier"):
+        train(small_config(videos, tmp_path / "r", "train.max_steps=2", "seed=1"), quiet=True)
+    assert [path.name for path in run.glob("checkpoints/*")] == ["step_00000002"]
+    assert (run / "checkpoints.earlier" / "step_00000005").is_dir()
+
+
+def test_a_val_video_that_cannot_be_read_costs_no_step(videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(videos, root)
+    row = (root / "val.csv").read_text().splitlines()[0]
+    (root / row.split()[0]).unlink()
+    with pytest.raises(VideoReadError, match=r"no such file; data\.on_error=skip leaves such videos out"):
+        train(small_config(root, tmp_path / "r", "train.eval_every=1"), quiet=True)
+    state = load_newest(tmp_path / "r")
+    assert state is not None
+    assert state["step"] == STEPS / 4
+
+
 def test_a_released_file_comes_with_its_epoch(videos: Path, tmp_path: Path) -> None:
     layout = "model.mixing.layout=heads", "model.head_positions=false", "model.head_init=timm"
     short = "train.epochs=2", "train.released_every=2"
     run = train(small_config(videos, tmp_path / "r", *short, *layout), quiet=True)
     assert [path.name for path in run.glob("checkpoints/*.pyth")] == ["checkpoint_epoch_00002.pyth"]
+
+
+def test_rates_follow_the_batch_where_asked(videos: Path, tmp_path: Path) -> None:
+    rates = []
+    for change in ("train.lr_batch=null", "train.lr_batch=3"):
+        run = train(small_config(videos, tmp_path / change, "train.max_steps=2", change), quiet=True)
+        rates.append([e["lr"] for e in read_log(run) if e["event"] == "step"])
+    assert rates[1] == [2 * rate for rate in rates[0]]
+    assert rates[0][1] > 0
 
 
 def test_accumulated_passes_are_one_batch(videos: Path, tmp_path: Path) -> None:

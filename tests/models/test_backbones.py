@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import urllib.request
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from xvit import Mixing, create_model, list_models
@@ -152,3 +155,20 @@ def test_pretrained_small_vit(shared: Path) -> None:
     assert torch.equal(model.backbone.norm.weight, weights["norm.weight"].float())
     assert model.backbone.pos_embed.shape == (1, 50, 384)
     assert model.clip.size == 98
+
+
+def test_without_a_network_the_way_out_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # nothing listens there
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    hub = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(hub, "propagate", True)
+    with caplog.at_level("WARNING"), pytest.raises(WeightsError) as err:
+        create_model("vit_tiny_patch16_224", num_classes=2, num_frames=2, pretrained=True)
+    assert str(err.value) == (
+        "vit_tiny_patch16_224: timm's weights are not on this machine and cannot be fetched (no network?); "
+        "model.backbone_weights=FILE takes them from a file, model.backbone_weights=null begins without"
+    )
+    assert "Retrying" not in caplog.text

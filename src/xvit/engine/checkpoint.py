@@ -18,6 +18,7 @@ import torch
 
 from xvit.errors import WeightsError, XViTError, XViTWarning
 
+EARLIER = "checkpoints.earlier"
 STATE, DIGEST = "state.pt", "sha256"
 UNFINISHED = ".unfinished"
 
@@ -53,6 +54,23 @@ def find_checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, newest first, whole or not."""
     found = (run / "checkpoints").glob("step_*")
     return sorted((path for path in found if not path.name.endswith(UNFINISHED)), reverse=True)
+
+
+def set_aside(run: Path) -> None:
+    """Make place for a run that begins anew: checkpoints of an earlier one go to `checkpoints.earlier`.
+
+    Beside those of later steps the new ones would not be the newest.
+    """
+    found = find_checkpoints(run)
+    if found:
+        shutil.rmtree(run / EARLIER, ignore_errors=True)
+        os.replace(run / "checkpoints", run / EARLIER)
+        warnings.warn(
+            f"{run}: begins anew; the checkpoints of the run before ({found[0].name} and earlier), which "
+            f"train.resume=auto would go on from, are in {EARLIER} now",
+            XViTWarning,
+            stacklevel=2,
+        )
 
 
 def load_newest(run: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from xvit.engine.processes import Words
 from xvit.engine.runlog import RunLog
 from xvit.engine.setup import Run
-from xvit.errors import XViTError
+from xvit.errors import VideoReadError, XViTError
 from xvit.models import save_model
 
 FIRST_SAVES_SECONDS = 15.0
@@ -24,10 +24,18 @@ OTHERS_LEAVE_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """A full disk outside of a checkpoint (log, model) as one line. Raises XViTError."""
+def mendable(folder: Path) -> Iterator[None]:
+    """A full disk outside of a checkpoint (log, model) as one line; the way on from an unreadable video.
+
+    Raises XViTError.
+    """
     try:
         yield
+    except VideoReadError as err:
+        raise VideoReadError(
+            err.path,
+            f"{err.reason}; data.on_error=skip leaves such videos out, `xvit data check` lists them all",
+        ) from err
     except OSError as err:
         if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

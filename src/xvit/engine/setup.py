@@ -100,6 +100,11 @@ class Run:
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
+    @property
+    def lr_scale(self) -> float:
+        """The factor on all rates; 1 unless they are to follow the batch."""
+        return self.batch_size / (self.config.train.lr_batch or self.batch_size)
+
     def evaluated(self) -> XViT:
         """The model to validate and to save, whole in every process. All of them have to call it."""
         chosen = self.model if self.average is None else _averaged(self.average)
@@ -135,8 +140,20 @@ class Run:
                 f"on {self.accelerator.num_processes} × {self.accelerator.device}",
                 f"memory about {memory / 1e9:.2g} GB a process, beside decoded videos and libraries",
                 f"output {self.folder}",
+                *(f"note   {line}" for line in self.doubts()),
             ]
         )
+
+    def doubts(self) -> list[str]:
+        """What the configuration says and this run cannot do, or what nobody would want."""
+        settings, found = self.config.train, []
+        if self.batch_size < settings.batch_size:
+            few = f"train.batch_size={settings.batch_size} is more than the videos there are"
+            found.append(f"{few}: a step takes {self.batch_size}")
+        if settings.warmup_epochs >= settings.epochs:
+            long = f"train.warmup_epochs={settings.warmup_epochs:g} is all of train.epochs={settings.epochs}"
+            found.append(f"{long}: the learning rate never gets to train.lr")
+        return found
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
         """The accumulated passes of each step, on the device.

@@ -19,6 +19,13 @@ def make_model(config: Config, train_list: Manifest) -> XViT:
         classes=train_list.classes,
         several_labels=train_list.several_labels,
     )
+    depth, trained = len(model.backbone.blocks), config.train.trained_blocks
+    if trained is not None and trained > depth:
+        raise ConfigError(
+            f"train.trained_blocks: the model has {depth} blocks, got {trained}; null trains all of it"
+        )
+    if config.train.init_from is None and config.train.new_head:
+        raise ConfigError("train.new_head replaces the classifier of train.init_from, which is not set")
     if config.train.init_from is not None:
         warm_start(model, config.train.init_from, new_head=config.train.new_head)
     if config.train.released_every is not None:
@@ -43,7 +50,14 @@ def warm_start(model: XViT, path: str, *, new_head: bool) -> None:
 
     Raises WeightsError listing what does not fit.
     """
-    source = load_model(path).state_dict()
+    try:
+        source = load_model(path).state_dict()
+    except WeightsError as err:
+        raise WeightsError(
+            path,
+            f"{err.reason}; train.init_from takes a run folder, a file of it or the authors' file "
+            "(image weights go to model.backbone_weights)",
+        ) from err
     if new_head:
         source = {name: tensor for name, tensor in source.items() if not name.startswith("head.fc.")}
         source |= {f"head.fc.{name}": tensor for name, tensor in model.head.fc.state_dict().items()}

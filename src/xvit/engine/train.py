@@ -17,8 +17,8 @@ from torch import nn
 
 from xvit.config import Config, parse_views, write_yaml
 from xvit.data import Manifest, VideoDataset, make_loader
-from xvit.engine.checkpoint import load_newest
-from xvit.engine.ending import finish, full_disk_named, give_up_step
+from xvit.engine.checkpoint import load_newest, set_aside
+from xvit.engine.ending import finish, give_up_step, mendable
 from xvit.engine.evaluate import evaluate
 from xvit.engine.optim import classification_loss, correct, draw_blend, learning_rate
 from xvit.engine.processes import share_words
@@ -27,7 +27,7 @@ from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal
 from xvit.engine.trackers import start_trackers
 from xvit.engine.warmup import fit_head_first
-from xvit.errors import XViTError
+from xvit.errors import ConfigError, VideoReadError, XViTError
 from xvit.types import Batch
 
 
@@ -47,7 +47,7 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
     words = share_words(run.accelerator)
     with (
         StopSignal(lambda: give_up_step(run, log, steps, conclude, words), words) as stop,
-        full_disk_named(folder),
+        mendable(folder),
     ):
         if settings.head_first and not resumed:
             fit_head_first(run, stop, quiet=quiet)
@@ -63,7 +63,7 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
                     skip_first_batches(run.loader, done * settings.accumulate) if done else run.loader
                 ):
                     waiting = time.perf_counter() - waited
-                    rate = learning_rate(step / run.steps_per_epoch, settings)
+                    rate = run.lr_scale * learning_rate(step / run.steps_per_epoch, settings)
                     loss, top1 = train_step(run, batch, step, rate)
                     step += 1
                     seconds = time.perf_counter() - waited
@@ -100,8 +100,13 @@ def begin(run: Run, *, quiet: bool) -> Beginning:
     """Write down what is to be done, take over the newest checkpoint where that is asked for."""
     config, folder = run.config, run.folder
     if run.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_yaml(config, folder / "config.yaml")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_yaml(config, folder / "config.yaml")
+            if config.train.resume == "never":
+                set_aside(folder)
+        except OSError as err:
+            raise ConfigError(f"output: cannot write to {folder}: {err.strerror}") from err
     state = load_newest(folder) if config.train.resume == "auto" else None
     step = run.load_state(state) if state else 0
     run.check_alike(step)
@@ -196,7 +201,12 @@ def check_up(run: Run, log: RunLog, bar: ProgressLine, stop: StopSignal, step: i
     if not run.validation_due(step, steps):
         return
     model = run.evaluated()
-    metrics = validate(model, run.val_list, run.config, run, stop)
+    try:
+        metrics = validate(model, run.val_list, run.config, run, stop)
+    except VideoReadError:
+        if run.accelerator.num_processes == 1:  # others may be waiting for this one
+            run.save(step)
+        raise
     if metrics is None:
         return
     run.note(metrics, step, model)

@@ -16,6 +16,7 @@ from xvit.config import ClipConfig, ModelConfig
 from xvit.errors import ConfigError, WeightsError
 from xvit.models.attention import DividedBlock, JointAttention
 from xvit.models.mixing import SpaceTimeAttention
+from xvit.models.pretrained import timm_weights
 
 # Our names for the base models of the released code, and timm's for the weights it started from. The name it
 # used, vit_base_patch16_224_in21k, means other weights in timm now.
@@ -97,11 +98,7 @@ def load_backbone_weights(backbone: VisionTransformer, config: ModelConfig) -> N
     if source is None:
         return
     if source == "timm":
-        name = NAMES.get(config.name, config.name)
-        try:
-            state = timm.create_model(name, pretrained=True).state_dict()
-        except (RuntimeError, OSError) as err:
-            raise WeightsError(name, f"timm has or reaches no such pretrained weights: {err}") from err
+        state = timm_weights(NAMES.get(config.name, config.name))
     else:
         if not Path(source).is_file():
             raise WeightsError(source, "no such file (model.backbone_weights)")
