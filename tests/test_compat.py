@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from xvit import compat
+from xvit.cli_original import main
 from xvit.compat import KEYS, read_settings, translate
 from xvit.config import Config, load_config, make_config
 from xvit.config_errors import all_keys
@@ -51,6 +53,30 @@ def test_unknown_keys_name_the_nearest_and_old_ones_get_a_note() -> None:
         "BN.USE_PRECISE_STATS: there is no batch norm in an XViT",
         "SOLVER.GAMMA: the learning rate follows the cosine",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("XVIT.LOCATIONS_LIST", "3"), "XVIT.LOCATIONS_LIST: cannot be 3"),
+        (("SOLVER.CLIP_GRADIENT", "much"), "SOLVER.CLIP_GRADIENT: cannot be 'much'"),
+        (("XVIT.SHIFT_DIV=0",), "XVIT.SHIFT_DIV: cannot be 0"),
+        (("train=3", "train.lr=1"), "train.lr: train is a value, not a section"),
+        (("data.size=[",), "data.size: should be a valid integer"),
+        (("NUM_GPUS", "all"), "NUM_GPUS: must be such as 1, got 'all'"),
+        (("TRAIN.ENABLE", "no"), "TRAIN.ENABLE: must be such as True, got 'no'"),
+    ],
+)
+def test_values_that_cannot_be_are_named(options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        main(options)
+
+
+def test_false_is_false_in_any_case() -> None:
+    config, _ = translated("TRAIN.AUTO_RESUME", "false", "XVIT.PRETRAIN=FALSE", "DATA.AUTOAUGMENT", "true")
+    assert config.train.resume == "never"
+    assert config.model.backbone_weights is None
+    assert config.data.augment.auto == "autoaugment"
 
 
 @pytest.mark.parametrize("case", CASES)

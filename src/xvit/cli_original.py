@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     values.setdefault("eval", {}).setdefault("combine", "logits")  # the released code adds up raw logits
     config = make_config(values)
     job = JOB_DEFAULTS | {key: value for key, value in settings.items() if key in JOB_DEFAULTS}
+    for key, default in JOB_DEFAULTS.items():
+        kind = int if isinstance(default, bool) else type(default)  # 0 and 1 will do for a switch
+        if default is not None and not isinstance(job[key], kind):
+            raise ConfigError(f"{key}: must be such as {default!r}, got {job[key]!r}")
     number = job["SHARD_ID"] if args.shard_id is None else args.shard_id
     _launch(job["NUM_GPUS"] if "NUM_GPUS" in settings else None, job["NUM_SHARDS"], number, args.init_method)
     for line in notes if _is_main() else ():

@@ -10,9 +10,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from xvit.config_files import read_yaml
+from xvit.config_files import put, read_value, read_yaml
 from xvit.errors import ConfigError
 
 Settings = dict[str, Any]  # "TRAIN.BATCH_SIZE" -> value
@@ -222,6 +220,8 @@ def translate(settings: Mapping[str, Any]) -> tuple[Translated, list[str]]:
         except LookupError as why:
             if str(why.args[0]):
                 notes.append(f"{key}: {why.args[0]}")
+        except (TypeError, ValueError, ArithmeticError) as err:
+            raise ConfigError(f"{key}: cannot be {value!r}") from err
     return ours, notes
 
 
@@ -244,7 +244,7 @@ def read_settings(path: str | None, options: Sequence[str]) -> tuple[dict[str, A
         if key.isupper():
             settings[key] = _value(text)
         else:
-            nest(values, {key: yaml.safe_load(text)})
+            put(values, key, read_value(text))
     return values, settings
 
 
@@ -257,20 +257,19 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _value(value: Any) -> Any:
-    """As yacs reads it: text that is a Python literal is that literal, so 1e-5 is a number."""
+    """As yacs reads it: text that is a Python literal is that literal, so 1e-5 is a number.
+
+    And false is False: a word would be as good as true.
+    """
     if not isinstance(value, str):
         return value
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return value
+        return {"true": True, "false": False}.get(value.lower(), value)
 
 
 def nest(values: dict[str, Any], ours: Translated) -> None:
     """Put dotted keys into nested sections."""
     for key, value in ours.items():
-        *parents, last = key.split(".")
-        section = values
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = value
+        put(values, key, value)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.dataclasses import dataclass
 
 from xvit.config_errors import explain
-from xvit.config_files import read_yaml
+from xvit.config_files import put, read_value, read_yaml
 from xvit.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -286,11 +286,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise ConfigError(f"an override is written key=value, got {item!r}")
-        try:
-            value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
-            value = text  # a plain string that happens to hold YAML's punctuation
-        _set(values, key.split("."), value, key)
+        put(values, key, read_value(text))
     return make_config(values)
 
 
@@ -305,12 +301,3 @@ def make_config(values: Mapping[str, Any]) -> Config:
 def write_yaml(config: Config, path: str | Path) -> None:
     """Write a configuration so that `load_config(path)` gives it back."""
     Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf8")
-
-
-def _set(values: dict[str, Any], keys: list[str], value: Any, full: str) -> None:
-    *parents, last = keys
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{full}: {parent} is a value, not a section")
-    values[last] = value

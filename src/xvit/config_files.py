@@ -1,4 +1,4 @@
-"""Configuration files: one of the user's, or one that ships with the package."""
+"""Configuration files, the user's or one that ships with the package, and values on the command line."""
 
 from __future__ import annotations
 
@@ -40,3 +40,21 @@ def _find(path: str | Path) -> Path:
         if candidate.exists():
             return candidate
     raise ConfigError(f"{path}: no such configuration file")
+
+
+def read_value(text: str) -> Any:
+    """A value as YAML reads it; a string that happens to hold YAML's punctuation stays one."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested sections. Raises ConfigError where a section is a value."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {parent} is a value, not a section")
+    values[last] = value
