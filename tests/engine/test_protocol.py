@@ -82,6 +82,12 @@ def test_views_in_one_batch_equal_views_one_by_one(run: Path, motion: Path, tmp_
     np.testing.assert_allclose(many.evaluation.scores[:4], torch.stack(rows), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_the_device_of_another_machine_is_named(run: Path, motion: Path) -> None:
+    with pytest.raises(ConfigError, match=r"device: cannot use 'cuda' here \(.*\); say device=auto"):
+        evaluate_run(run, data=str(motion), overrides=["device=cuda", *ONE_BY_ONE], quiet=True)
+
+
 def test_overrides_reach_the_clip_and_the_data_must_be_named(run: Path, motion: Path) -> None:
     done = evaluate_run(
         run, data=str(motion), overrides=["data.clip_position=released", *ONE_BY_ONE], quiet=True

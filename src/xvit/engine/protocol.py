@@ -163,8 +163,7 @@ def _score(
     dataset = VideoDataset(rest, clip, views=(crops, clips), on_error=config.data.on_error)
     videos = max(1, config.eval.batch_size // (crops * clips))
     loader = make_loader(dataset, batch_size=videos, shuffle=False, num_workers=config.data.num_workers)
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
-    network.to(together.device if together else "cpu" if device == "auto" else device)
+    _place(network, config.device, together)
     with ProgressLine("eval", len(own), quiet=quiet or rank > 0) as bar:
         if finished:
             bar.advance(len(finished))
@@ -181,6 +180,17 @@ def _score(
             on_scored=journal.add,
             on_progress=bar.advance,
         )
+
+
+def _place(network: XViT | ExportedModel, device: str, together: Accelerator | None) -> None:
+    """Onto the device that a configuration names; the run may have been trained on one that is not here."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        network.to(together.device if together else device)
+    except (RuntimeError, AssertionError) as err:
+        reason = str(err).splitlines()[0]
+        raise ConfigError(f"device: cannot use {device!r} here ({reason}); say device=auto") from err
 
 
 def _settled(
