@@ -182,7 +182,8 @@ class TrainConfig(_Section):
     head_first:       before the first step, fit the head alone to the image model's features of this many
                       draws of every clip; the fine-tuning then starts from a head that knows something.
     trained_blocks:   the image model's last blocks that train, 0 for the head alone; None trains all.
-    init_from:        a run folder or weight file to start from; `new_head` replaces its classifier.
+    init_from:        a run folder or weight file to start from, of any number of frames and size;
+                      `new_head` begins its classifier anew (the whole head where it is of another kind).
     mixup_alpha:      join clips in pairs, by weight; `cutmix_alpha` by a box of the other's; 0 does not.
     clip_grad_norm:   the most that all gradients together may measure; None does not clip.
     accumulate:       passes a step, where the batch does not fit into memory.

@@ -122,7 +122,7 @@ def test_temporal_embedding_of_a_longer_clip(mode: str, expected: list[float]) -
     model = small_model(temporal_embedding=mode, temporal_length=4)
     with torch.no_grad():
         model.temporal_embedding += torch.arange(4.0).view(1, 4, 1, 1)
-    rows = model._temporal_positions(8)
+    rows = model.temporal_positions(8)
     assert rows.shape == (1, 8, 1, 48)
     assert rows[0, :, 0, 0].tolist() == expected
 

@@ -124,10 +124,10 @@ def test_training_draws_the_first_row_of_the_temporal_embedding() -> None:
     model = causal_model().train()
     table = model.temporal_embedding
     assert table is not None
-    drawn = {model._temporal_positions(6)[0, 0, 0, 0].item() for _ in range(60)}
+    drawn = {model.temporal_positions(6)[0, 0, 0, 0].item() for _ in range(60)}
     assert drawn == set(table[0, :, 0, 0].tolist())
-    rows = model._temporal_positions(6)
+    rows = model.temporal_positions(6)
     first = int((table[0] == rows[0, 0]).all(-1).nonzero()[0, 0])
     torch.testing.assert_close(rows[0], table[0, [(first + t) % 4 for t in range(6)]], rtol=0, atol=0)
     two_sided = small_model().train()
-    assert torch.equal(two_sided._temporal_positions(8), two_sided.temporal_embedding)
+    assert torch.equal(two_sided.temporal_positions(8), two_sided.temporal_embedding)

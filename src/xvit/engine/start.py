@@ -8,6 +8,7 @@ from xvit.engine.optim import freeze
 from xvit.errors import ConfigError, DatasetError, WeightsError
 from xvit.models import XViT, build_model, load_model
 from xvit.models.convert import check_released
+from xvit.models.transfer import fit_weights
 
 
 def make_model(config: Config, train_list: Manifest) -> XViT:
@@ -48,24 +49,24 @@ def check_released_layout(model: XViT) -> None:
 def warm_start(model: XViT, path: str, *, new_head: bool) -> None:
     """Take the weights of another of our or the authors' models; with `new_head` all but its classifier.
 
-    Raises WeightsError listing what does not fit.
+    See `fit_weights` for what is brought to this model's frames, size and extras. Raises WeightsError listing
+    what does not fit.
     """
     try:
-        source = load_model(path).state_dict()
+        source = fit_weights(load_model(path), model, new_head=new_head)
     except WeightsError as err:
         raise WeightsError(
             path,
             f"{err.reason}; train.init_from takes a run folder, a file of it or the authors' file "
             "(image weights go to model.backbone_weights)",
         ) from err
-    if new_head:
-        source = {name: tensor for name, tensor in source.items() if not name.startswith("head.fc.")}
-        source |= {f"head.fc.{name}": tensor for name, tensor in model.head.fc.state_dict().items()}
     own = model.state_dict()
     wrong = sorted(own.keys() ^ source.keys())
     wrong += sorted(n for n in own.keys() & source.keys() if own[n].shape != source[n].shape)
     if wrong:
-        hint = "; add train.new_head=true for other classes" if any("head.fc" in n for n in wrong) else ""
+        hint = ""
+        if not new_head and any(name.startswith("head.") for name in wrong):
+            hint = "; train.new_head=true begins a new classifier, or head where the heads differ"
         raise WeightsError(path, f"does not fit the model of this run: {', '.join(wrong[:6])}{hint}")
     model.load_state_dict(source)
 

@@ -156,7 +156,7 @@ def embed(backbone: VisionTransformer, images: Tensor, spatial_resize: str) -> T
     names = ("cls_token", "dist_token", "reg_token")
     tokens = [getattr(backbone, name, None) for name in names]
     prefix = [token.expand(x.shape[0], -1, -1) for token in tokens if token is not None]
-    positions = _positions(backbone, grid, spatial_resize)
+    positions = spatial_positions(backbone, grid, spatial_resize)
     if positions is None:
         return torch.cat([*prefix, x], dim=1)
     if backbone.no_embed_class:
@@ -166,7 +166,10 @@ def embed(backbone: VisionTransformer, images: Tensor, spatial_resize: str) -> T
     return backbone.patch_drop(backbone.pos_drop(x))
 
 
-def _positions(backbone: VisionTransformer, grid: tuple[int, int], spatial_resize: str) -> Tensor | None:
+def spatial_positions(
+    backbone: VisionTransformer, grid: tuple[int, int], spatial_resize: str
+) -> Tensor | None:
+    """The spatial embedding p_s for a grid of patches: (1, N, C); None where the model has none."""
     positions, own = backbone.pos_embed, tuple(backbone.patch_embed.grid_size)
     if positions is None or tuple(grid) == own:
         return positions

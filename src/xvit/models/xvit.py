@@ -129,7 +129,7 @@ class XViT(nn.Module):
         tokens = embed(self.backbone, frames.flatten(0, 1), self.config.spatial_resize)
         x = tokens.unflatten(0, (batch, length))
         if self.temporal_embedding is not None:
-            x = x + self._temporal_positions(length, start)
+            x = x + self.temporal_positions(length, start)
         x = self.backbone.norm_pre(x)
         blocks = self.backbone.blocks
         return self._pool(checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x))
@@ -142,7 +142,7 @@ class XViT(nn.Module):
         """frames: (B, T, 3, H, W) -> what the classifier sees of each clip, (B, D)."""
         return self.forward_head(self.forward_features(frames), pre_logits=True)
 
-    def _temporal_positions(self, length: int, start: int = 0) -> Tensor:
+    def temporal_positions(self, length: int, start: int = 0) -> Tensor:
         """The temporal embedding p_t of `length` frames from frame `start` of a stream: (1, T, 1, D).
 
         A causal model trains on clips cut from streams, so each batch draws the row of its first frame.
