@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from xvit.config import Config, DataConfig, load_config
 from xvit.data import load_manifest
 from xvit.data.synth import write_motion_set
-from xvit.engine import signals
+from xvit.engine import checkpoint, signals
 from xvit.engine import train as train_module
 from xvit.engine.checkpoint import load_newest
 from xvit.engine.runlog import read_log
@@ -325,6 +326,73 @@ def test_a_run_that_begins_anew_keeps_its_own_checkpoints(videos: Path, tmp_path
         train(small_config(videos, tmp_path / "r", "train.max_steps=2", "seed=1"), quiet=True)
     assert [path.name for path in run.glob("checkpoints/*")] == ["step_00000002"]
     assert (run / "checkpoints.earlier" / "step_00000005").is_dir()
+
+
+def test_going_on_with_another_setting_is_told(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(small_config(videos, tmp_path / "r", "train.max_steps=1"), quiet=True)
+    changes = ("train.max_steps=2", "train.resume=auto", "data.num_workers=0")
+    train(small_config(videos, tmp_path / "r", *changes))
+    assert "note" not in capsys.readouterr().out
+    train(small_config(videos, tmp_path / "r", *changes, "train.batch_size=3"))
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert note == "note   resumed with another setting: train.batch_size was 6, is 3"
+
+
+def test_a_refused_resumption_changes_nothing(videos: Path, tmp_path: Path) -> None:
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=1"), quiet=True)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(WeightsError, match="checkpoint is of another model"):
+        train(small_config(videos, run, "train.resume=auto", "model.head=mean"), quiet=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_the_released_code_is_not_gone_on_with(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "r" / "checkpoints" / "checkpoint_epoch_00012.pyth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    train(small_config(videos, tmp_path / "r", "train.max_steps=1", "train.resume=auto"))
+    assert f"note   {file} is in the released code's layout" in capsys.readouterr().out
+    assert file.exists()
+
+
+def train_until_killed(config: Config, moment: str) -> None:
+    """Die at the third checkpoint: in the middle of its content, or before it gets its name."""
+    torch.set_num_threads(1)
+    place = checkpoint if moment == "write_flushed" else os
+    real = getattr(place, moment)
+
+    def fatal(*args: Any) -> Any:
+        if "step_00000003.unfinished" not in str(args[0]):
+            return real(*args)
+        if moment == "write_flushed":
+            args[0].write_bytes(args[1][: len(args[1]) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(place, moment, fatal)
+    train(config, quiet=True)
+
+
+@pytest.mark.parametrize("moment", ["write_flushed", "replace"])
+def test_a_kill_while_a_checkpoint_is_written(
+    videos: Path, finished: Path, tmp_path: Path, moment: str
+) -> None:
+    config = small_config(
+        videos, tmp_path / "r", "train.resume=auto", "train.checkpoint_every=1", "data.num_workers=0"
+    )
+    process = multiprocessing.get_context("fork").Process(target=train_until_killed, args=(config, moment))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "r" / "checkpoints" / "step_00000003.unfinished").is_dir()
+    state = load_newest(tmp_path / "r")
+    assert state is not None
+    assert state["step"] == 2
+    train(config, quiet=True)
+    assert_same_weights(tmp_path / "r", finished)
 
 
 def test_a_val_video_that_cannot_be_read_costs_no_step(videos: Path, tmp_path: Path) -> None:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from xvit.config import Config
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xvit.config import Config, load_config, write_yaml
 from xvit.data import Manifest, load_manifest
+from xvit.engine.checkpoint import set_aside
 from xvit.engine.optim import freeze
 from xvit.errors import ConfigError, DatasetError, WeightsError
 from xvit.models import XViT, build_model, load_model
 from xvit.models.convert import check_released
 from xvit.models.transfer import fit_weights
+
+# What a resumed run may have otherwise without a word: it changes no step.
+MAY_CHANGE = {"device", "output", "data.num_workers", "eval.batch_size"} | {
+    f"train.{name}"
+    for name in (
+        "max_steps",
+        "resume",
+        "checkpoint_every",
+        "keep_last",
+        "released_every",
+        "trackers",
+        "shard",
+    )
+}
 
 
 def make_model(config: Config, train_list: Manifest) -> XViT:
@@ -94,3 +113,41 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
                 f"{config.data.root}: the class {names[min(unseen)]!r} is in val but not in train"
             )
     return train_list, val_list
+
+
+def claim(folder: Path, config: Config) -> None:
+    """Make the run's folder and write its config.yaml. Raises ConfigError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_yaml(config, folder / "config.yaml")
+        if config.train.resume == "never":
+            set_aside(folder)
+    except OSError as err:
+        raise ConfigError(f"output: cannot write to {folder}: {err.strerror}") from err
+
+
+def notes_on_resuming(folder: Path, config: Config, resumed: bool) -> list[str]:
+    """What somebody who goes on with `folder` may not have meant; its config.yaml is still that of before."""
+    if not resumed:
+        released = sorted(folder.glob("checkpoints/checkpoint_epoch_*.pyth"))
+        if config.train.resume == "never" or config.train.init_from is not None or not released:
+            return []
+        return [
+            f"{released[-1]} is in the released code's layout, from which no run goes on: this begins anew; "
+            "train.init_from=FILE (TRAIN.CHECKPOINT_FILE_PATH) would begin with its weights"
+        ]
+    try:
+        before = dict(_flat(load_config(folder / "config.yaml").model_dump(mode="json")))
+    except ConfigError:  # of an older version, or gone
+        return []
+    now = dict(_flat(config.model_dump(mode="json")))
+    changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    return [f"resumed with another setting: {line}" for line in changed if line.split()[0] not in MAY_CHANGE]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -15,9 +15,9 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
 
-from xvit.config import Config, parse_views, write_yaml
+from xvit.config import Config, parse_views
 from xvit.data import Manifest, VideoDataset, make_loader
-from xvit.engine.checkpoint import load_newest, set_aside
+from xvit.engine.checkpoint import load_newest
 from xvit.engine.ending import finish, give_up_step, mendable
 from xvit.engine.evaluate import evaluate
 from xvit.engine.optim import classification_loss, correct, draw_blend, learning_rate
@@ -25,9 +25,10 @@ from xvit.engine.processes import share_words
 from xvit.engine.runlog import ProgressLine, RunLog
 from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal
+from xvit.engine.start import claim, notes_on_resuming
 from xvit.engine.trackers import start_trackers
 from xvit.engine.warmup import fit_head_first
-from xvit.errors import ConfigError, VideoReadError, XViTError
+from xvit.errors import VideoReadError, XViTError
 from xvit.types import Batch
 
 
@@ -99,17 +100,12 @@ class Beginning(NamedTuple):
 def begin(run: Run, *, quiet: bool) -> Beginning:
     """Write down what is to be done, take over the newest checkpoint where that is asked for."""
     config, folder = run.config, run.folder
-    if run.is_main:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_yaml(config, folder / "config.yaml")
-            if config.train.resume == "never":
-                set_aside(folder)
-        except OSError as err:
-            raise ConfigError(f"output: cannot write to {folder}: {err.strerror}") from err
     state = load_newest(folder) if config.train.resume == "auto" else None
     step = run.load_state(state) if state else 0
     run.check_alike(step)
+    notes = notes_on_resuming(folder, config, state is not None)
+    if run.is_main:
+        claim(folder, config)
     start_trackers(run.accelerator, config, step)
     log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
     steps = min(config.train.epochs * run.steps_per_epoch, config.train.max_steps or sys.maxsize)
@@ -117,7 +113,7 @@ def begin(run: Run, *, quiet: bool) -> Beginning:
         "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
     )
     if run.is_main and not quiet:
-        print(run.describe(steps))
+        print("\n".join([run.describe(steps), *(f"note   {line}" for line in notes)]))
     return Beginning(log, step, steps, resumed=state is not None)
 
 
