@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +72,22 @@ def test_a_signal_breaks_it_off(videos: Path, tmp_path: Path) -> None:
     stop.requested = True
     fit_head_first(run, stop, quiet=True)
     assert torch.equal(run.model.head.fc.weight, before)
+
+
+def test_a_signal_leaves_out_all_further_draws(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, stop, seen = build_run(config(videos, tmp_path, "train.head_first=50")), StopSignal(), []
+    real = run.dataset._ship
+
+    def signalled(keys: Sequence[Any]) -> Any:
+        seen.extend(keys)
+        stop.requested = True
+        return real(keys)
+
+    monkeypatch.setattr(run.dataset, "_ship", signalled)
+    fit_head_first(run, stop, quiet=True)
+    assert len(seen) == 6  # one batch
 
 
 def test_a_process_that_has_to_leave_meanwhile_saves_no_step(

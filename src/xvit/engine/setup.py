@@ -124,8 +124,8 @@ class Run:
     def out_of_patience(self) -> bool:
         return self.config.train.patience is not None and self.worse >= self.config.train.patience
 
-    def describe(self, steps: int) -> str:
-        """What is about to happen, for a person."""
+    def describe(self, steps: int, notes: Iterable[str] = ()) -> str:
+        """What is about to happen, for a person, and `notes` on it."""
         clip = self.model.clip
         macs, memory = expected_cost(self)
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -140,7 +140,7 @@ class Run:
                 f"on {self.accelerator.num_processes} × {self.accelerator.device}",
                 f"memory about {memory / 1e9:.2g} GB a process, beside decoded videos and libraries",
                 f"output {self.folder}",
-                *(f"note   {line}" for line in self.doubts()),
+                *(f"note   {line}" for line in (*notes, *self.doubts())),
             ]
         )
 

@@ -44,12 +44,14 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
     """
     run = build_run(config)
     folder, settings = run.folder, config.train
-    log, step, steps, resumed = begin(run, quiet=quiet)
+    log, step, steps, resumed, notes = begin(run)
     words = share_words(run.accelerator)
     with (
         StopSignal(lambda: give_up_step(run, log, steps, conclude, words), words) as stop,
         mendable(folder),
     ):
+        if run.is_main and not quiet:
+            print(run.describe(steps, notes))
         if settings.head_first and not resumed:
             fit_head_first(run, stop, quiet=quiet)
         with ProgressLine("train", steps, done=step, quiet=quiet or not run.is_main) as bar:
@@ -89,15 +91,16 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
 
 
 class Beginning(NamedTuple):
-    """The log, the step to go on from, the step to end at, and whether a checkpoint was taken over."""
+    """The log, the step to go on from, the one to end at, whether a checkpoint was taken over, notes."""
 
     log: RunLog
     step: int
     steps: int
     resumed: bool
+    notes: list[str]
 
 
-def begin(run: Run, *, quiet: bool) -> Beginning:
+def begin(run: Run) -> Beginning:
     """Write down what is to be done, take over the newest checkpoint where that is asked for."""
     config, folder = run.config, run.folder
     state = load_newest(folder) if config.train.resume == "auto" else None
@@ -112,9 +115,7 @@ def begin(run: Run, *, quiet: bool) -> Beginning:
     log.write(
         "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
     )
-    if run.is_main and not quiet:
-        print("\n".join([run.describe(steps), *(f"note   {line}" for line in notes)]))
-    return Beginning(log, step, steps, resumed=state is not None)
+    return Beginning(log, step, steps, state is not None, notes)
 
 
 class StepResult(NamedTuple):

@@ -89,6 +89,8 @@ def _features(run: Run, stop: StopSignal, quiet: bool) -> tuple[Tensor, Tensor]:
     total = settings.head_first * len(dataset)
     with ProgressLine("head", total, quiet=quiet or not run.is_main) as bar:
         for draw in range(settings.head_first):
+            if stop.requested:
+                break
             epoch = settings.epochs + draw  # clips that no step will see
             dataset.set_epoch(epoch)
             if hasattr(loader, "set_epoch"):
