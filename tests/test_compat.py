@@ -142,6 +142,10 @@ def test_the_published_test_command_gives_the_released_scores(
     scale = np.abs(theirs).max(axis=1, keepdims=True)
     assert len(order) == len(theirs)
     assert (np.abs(found["scores"] - theirs) / scale).max() < 1e-3
+    command = json.loads((tmp_path / "results.json").read_text())["command"]
+    assert "tools/run_net.py --cfg" in command
+    assert "TEST.NUM_ENSEMBLE_VIEWS 2" in command
+    assert (tmp_path / "report.html").stat().st_size > 20_000
 
 
 @pytest.mark.slow

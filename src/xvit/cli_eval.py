@@ -22,9 +22,9 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="folder of videos; default: the run's own")] = None,
     views: Annotated[str | None, typer.Option(help="crops×clips per video, such as 3x2")] = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    split: Annotated[str | None, typer.Option(help="train, val or test; default: val")] = None,
     output: Annotated[Path | None, typer.Option(help="folder to write; default: RUN/eval")] = None,
-    top_k: Annotated[list[int] | None, typer.Option(help="again for each k; default: 1 and 5")] = None,
+    top_k: Annotated[list[int] | None, typer.Option(help="again for each k; default: 1 and 5", min=1)] = None,
     groups: Annotated[
         Path | None, typer.Option(help="csv of each video's recording: intervals draw recordings")
     ] = None,
@@ -38,8 +38,9 @@ def evaluate(
     """Score a split over several views: accuracies with intervals, every video's scores, a report."""
     chosen = tuple(top_k or (1, 5))
     if sources:
-        if model is not None:
-            raise ConfigError("--from needs no model; leave MODEL out")
+        _refuse_beside_from(
+            {"MODEL": model, "--data": data, "--views": views, "--stop-margin": stop_margin, "--split": split}
+        )
         _from_scores(sources, chosen, groups, output)
         return
     if model is None:
@@ -47,13 +48,13 @@ def evaluate(
     from xvit.engine.processes import part
     from xvit.engine.protocol import evaluate_run
     from xvit.engine.results import table
-    from xvit.report import read_strips, worst_mistakes, write_report
+    from xvit.report import report_run
 
     run = evaluate_run(
         model,
         data=data,
         views=views,
-        split=split,
+        split=split or "val",
         overrides=overrides or (),
         output=output,
         stop_margin=stop_margin,
@@ -62,10 +63,9 @@ def evaluate(
         command=shlex.join(["xvit", *sys.argv[1:]]),
     )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one tells
-        strips = read_strips(run.evaluation, worst_mistakes(run.evaluation), run.manifest, run.clip)
-        write_report(run.folder / "report.html", run.found, run.evaluation, strips)
+        page = report_run(run)
         typer.echo(table(run.found))
-        typer.echo(f"saved {run.folder / 'report.html'}")
+        typer.echo(f"saved {page}")
     part()
 
 
@@ -93,13 +93,21 @@ def compare(
         typer.echo(f"saved {output}")
 
 
+def _refuse_beside_from(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"--from reads scores that are there, without a model or videos: leave {name} out"
+            )
+
+
 def _from_scores(
     sources: list[Path], top_k: tuple[int, ...], groups: Path | None, output: Path | None
 ) -> None:
     from xvit.engine.compare import ensemble
-    from xvit.engine.protocol import write_results
+    from xvit.engine.protocol import make_folder, write_evaluation
     from xvit.engine.results import read_groups, results, table
-    from xvit.engine.scores import read_scores, write_predictions, write_scores
+    from xvit.engine.scores import read_scores
     from xvit.report import write_report
 
     evaluations = [read_scores(path) for path in sources]
@@ -109,9 +117,6 @@ def _from_scores(
     found["from"] = [str(path) for path in sources]
     typer.echo(table(found))
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_scores(evaluation, output / "scores.npz")
-        write_predictions(evaluation, output / "predictions.csv")
-        write_results(found, output / "results.json")
+        write_evaluation(evaluation, found, make_folder(output))
         write_report(output / "report.html", found, evaluation)
         typer.echo(f"saved {output / 'report.html'}")

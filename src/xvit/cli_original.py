@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
     from xvit.engine.protocol import evaluate_run
     from xvit.engine.results import table
     from xvit.engine.train import train
+    from xvit.report import report_run
     from xvit.report.curves import conclude
 
     weights = job["TEST.CHECKPOINT_FILE_PATH"]
@@ -68,9 +70,12 @@ def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
             + [f"data.num_workers={config.data.num_workers}"]
             + ([f"data.size={size}"] if size else []),
             output=Path(config.output),
+            command=shlex.join(again),
         )
         if _is_main():
+            page = report_run(evaluated)
             print(table(evaluated.found))
+            print(f"saved {page}")
     part()
 
 

@@ -84,7 +84,7 @@ def run_demo(output: str | Path, *, seed: int = 0, overrides: tuple[str, ...] = 
         prediction=Filmstrip(
             str(path),
             read_frames(path),
-            "left",
+            ("left",),
             tuple((str(p["label"]), float(p["score"])) for p in prediction),
         ),
         facts={

@@ -174,6 +174,9 @@ def test_unreadable_scores_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "scores.npz").write_bytes(b"PK nonsense")
     with pytest.raises(DatasetError, match=r"not a scores\.npz"):
         read_scores(tmp_path)
+    (tmp_path / "scores.npz").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"not a scores\.npz"):
+        read_scores(tmp_path)
     np.savez(tmp_path / "scores.npz", other=1)
     with pytest.raises(DatasetError, match=r"not a scores\.npz"):
         read_scores(tmp_path)

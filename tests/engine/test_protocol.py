@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 from xvit.cli import app
 from xvit.data import VideoDataset
 from xvit.data.synth import write_motion_set
+from xvit.engine.journal import Journal, _read_blocks
 from xvit.engine.protocol import evaluate_run
 from xvit.engine.scores import read_scores
-from xvit.errors import ConfigError, WeightsError
+from xvit.errors import ConfigError, DatasetError, WeightsError
 from xvit.models import create_model, load_model, save_model
 from xvit.types import VideoRecord
 
@@ -119,6 +121,9 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert journal.exists(), "it finished before it was killed"
+    identity = json.loads(_read_blocks(journal)[0][0])
+    before = Journal(shutil.copy(journal, tmp_path / "copy.bin"), identity).seconds
+    assert before > 0
 
     read: list[str] = []
     original = VideoDataset._read
@@ -133,6 +138,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     )
     assert 0 < len(read) < len(again.manifest.records)
     assert not journal.exists()
+    assert again.evaluation.seconds > before
     monkeypatch.undo()
     whole = evaluate_run(
         run, data=str(motion), views="3x2", output=tmp_path / "whole", overrides=ONE_BY_ONE, quiet=True
@@ -154,8 +160,56 @@ def test_the_command_line_evaluates_compares_and_recomputes(run: Path, motion: P
     assert read_scores(tmp_path / "again").video_id == read_scores(run / "eval").video_id
     same = xvit("compare", run / "eval", tmp_path / "again")
     assert "0 right only in B" in same
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(WeightsError, match=r"no such file or folder, nor a published name \(xvit models"):
         xvit("eval", tmp_path / "nothing", "--data", motion)
+    for option, value in (("--data", motion), ("--views", "3x2"), ("--stop-margin", 0.1), ("--split", "val")):
+        with pytest.raises(ConfigError, match=f"leave {option} out"):
+            xvit("eval", "--from", run / "eval", option, value)
+    assert CliRunner().invoke(app, ["eval", "--from", str(run / "eval"), "--top-k", "0"]).exit_code == 2
+    with pytest.raises(ConfigError, match=r"predictions\.csv: no folder can be made there"):
+        xvit("eval", "--from", run / "eval", "--output", run / "eval" / "predictions.csv")
+
+
+def test_a_list_without_labels_is_submitted_also_of_several_models(
+    run: Path, motion: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "videos").symlink_to(motion)
+    names = [f"videos/{path.relative_to(motion)}" for path in sorted(motion.rglob("*.mp4"))[:3]]
+    (data / "test.csv").write_text("".join(f"{name}\n" for name in names))
+    (data / "classes.txt").write_text((motion / "classes.txt").read_text())
+    evaluate_run(run, data=str(data), split="test", overrides=ONE_BY_ONE, quiet=True)
+    alone = (run / "eval" / "submission.csv").read_text()
+    assert [line.partition(";")[0] for line in alone.splitlines()] == names
+    scores = str(run / "eval")
+    arguments = ["eval", "--from", scores, "--from", scores, "--output", str(tmp_path / "both")]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    assert (tmp_path / "both" / "submission.csv").read_text() == alone
+
+
+def test_wrong_groups_are_refused_before_the_work(run: Path, motion: Path, tmp_path: Path) -> None:
+    file = tmp_path / "groups.csv"
+    file.write_text("path,group\nelsewhere.mp4,a\n")
+    for path, reason in ((file, "no group is given for"), (tmp_path / "none.csv", "No such file")):
+        with pytest.raises(DatasetError, match=reason):
+            evaluate_run(run, data=str(motion), groups=path, overrides=ONE_BY_ONE, quiet=True)
+    assert not (run / "eval" / "unfinished.bin").exists()
+
+
+def test_listed_videos_that_are_not_on_disk_are_told(run: Path, motion: Path, tmp_path: Path) -> None:
+    names = (motion / "classes.txt").read_text().split()
+    videos = sorted(motion.rglob("*.mp4"))[:2]
+    for number, path in enumerate(videos):
+        (tmp_path / f"{number}.mp4").symlink_to(path)
+    labels = {name: str(number) for number, name in enumerate(names)}
+    entries = [{"id": str(number), "template": names[0]} for number in range(5)]
+    (tmp_path / "something-something-v2-labels.json").write_text(json.dumps(labels))
+    (tmp_path / "something-something-v2-validation.json").write_text(json.dumps(entries))
+    done = evaluate_run(run, data=str(tmp_path), overrides=ONE_BY_ONE, quiet=True)
+    written = json.loads((done.folder / "results.json").read_text())
+    assert (written["videos"], written["not_on_disk"]) == (2, 3)
+    assert read_scores(done.folder).not_on_disk == 3
 
 
 @pytest.mark.parametrize("name", ["eval_kinetics", "eval_ssv2"])

@@ -9,8 +9,9 @@ import pytest
 
 from xvit.engine.compare import compare, comparison_text, ensemble
 from xvit.engine.journal import Journal
-from xvit.engine.results import read_groups, results
-from xvit.engine.scores import Evaluation, Scored, read_scores, write_scores, write_submission
+from xvit.engine.results import read_groups, results, table
+from xvit.engine.scores import Evaluation, Scored, read_scores, write_scores
+from xvit.engine.submission import write_submission
 from xvit.errors import DatasetError
 
 
@@ -66,8 +67,47 @@ def test_several_labels_a_video_give_average_precision() -> None:
 def test_a_list_without_labels_gives_predictions(tmp_path: Path) -> None:
     evaluation = make([[0.1, 0.2, 0.7]], np.zeros((1, 0)))
     assert results(evaluation)["tasks"] == {}
-    write_submission(evaluation, tmp_path / "submission.csv")
+    write_submission(evaluation, tmp_path)
     assert (tmp_path / "submission.csv").read_text() == "v0;2;1;0\n"
+
+
+def test_verbs_and_nouns_without_labels_are_submitted_apart(tmp_path: Path) -> None:
+    evaluation = make([[0.9, 0.1, 0.2, 0.3, 0.5]], np.zeros((1, 0)), sizes=(2, 3))
+    file = write_submission(evaluation, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["submission.json"]
+    found = json.loads(file.read_text())
+    assert (found["version"], found["challenge"]) == ("0.2", "action_recognition")
+    verbs, nouns = {"0": 0.9, "1": 0.1}, {"0": 0.2, "1": 0.3, "2": 0.5}
+    assert found["results"] == {"v0": {"verb": verbs, "noun": nouns}}
+
+
+def test_several_labels_have_intervals_class_by_class_and_views() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.stack([rng.permutation(3)[:2] for _ in range(60)])
+    labels[::4, 1] = -1
+    scores = rng.random((60, 4)) + 0.5 * (labels[:, :1] == np.arange(4))
+    leaders = np.stack([scores.argmax(1), labels[:, 1] % 4], 1)[:, :, None].astype(np.int32)
+    views = {"leaders": leaders, "margins": np.ones((60, 2), np.float32)}
+    found = results(make(scores, labels, sizes=(4,), **views))
+    each = found["tasks"]["class"]["per_class"]
+    assert [row["class"] for row in each] == ["a0", "a1", "a2"]  # a3 never occurs
+    assert all(0 <= row["low"] < row["average_precision"] < row["high"] <= 1 for row in each)
+    whole = found["tasks"]["class"]["map"]
+    assert whole["value"] == pytest.approx(np.mean([row["average_precision"] for row in each]))
+    assert whole["high"] - whole["low"] < max(row["high"] - row["low"] for row in each)
+    # the second view's leader is each video's second label, where it has one
+    assert [row["top1"] for row in found["by_views"]] == [
+        found["tasks"]["class"]["top1"]["value"],
+        pytest.approx(45 / 60),
+    ]
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_is_not_on_disk_stays_known(tmp_path: Path) -> None:
+    write_scores(make([[1, 0, 0], [0, 1, 0]], [0, 1], not_on_disk=3), tmp_path / "scores.npz")
+    found = results(read_scores(tmp_path))
+    assert found["not_on_disk"] == 3
+    assert "2 videos, none missing, 3 more that the list names are not on disk;" in table(found)
 
 
 def test_groups_widen_the_interval_and_are_asked_for(tmp_path: Path) -> None:
@@ -192,8 +232,11 @@ def test_a_journal_keeps_whole_blocks_only(tmp_path: Path) -> None:
     path.write_bytes(whole[:-5])
     again = Journal(path, {"list": "a"})
     assert [int(part.rows[0]) for part in again.finished] == [0, 1]
+    assert again.seconds > 0
     again.add(scored(2))
-    assert path.read_bytes() == whole
+    last = Journal(path, {"list": "a"})
+    assert [int(part.rows[0]) for part in last.finished] == [0, 1, 2]
+    assert last.seconds > again.seconds
     assert Journal(path, {"list": "b"}).finished == []
     assert Journal(path, {"list": "a"}).finished == []
     journal.close()

@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import re
+import socket
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -189,6 +190,27 @@ def test_what_cannot_be_had_is_one_line_with_the_way_out(
     assert "\n" not in text
     assert not (tmp_path / "w.pth").exists()
     assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_name_that_nobody_knows_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PAUSE", 100.0)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    with pytest.raises(WeightsError, match="the name is not known; is there a network"):
+        fetch("w.pth", ["http://files.example.org/w.pth"], tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(WeightsError, match=r"no folder can be made there .*; set XVIT_HOME"):
+        fetch("w.pth", [], tmp_path / "home" / "downloads")
 
 
 def test_the_next_address_is_tried(server: Server, tmp_path: Path) -> None:

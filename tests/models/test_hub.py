@@ -51,7 +51,9 @@ def test_a_saved_model_comes_back_with_its_card(model: XViT, tmp_path: Path) -> 
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "video-classification"
-    assert "| class top1 | 50.00 % | 40.00 to 60.00 % |" in card.text
+    assert "| class top-1 | 50.00 % | 40.00 to 60.00 % |" in card.text
+    assert "| class calibration error | 10.00 % | |" in card.text
+    assert "bootstrap intervals over videos" in card.text
     assert "40 videos, 1 missing, 3x2 views" in card.text
     assert "ab" * 32 in card.text
     assert "Ten videos of discs." in card.text
@@ -61,6 +63,14 @@ def test_a_card_states_nothing_that_is_not_known(model: XViT, tmp_path: Path) ->
     text = (save_pretrained(model, tmp_path / "bare") / "README.md").read_text()
     assert "None were measured." in text
     assert "Not stated: ask" in text
+
+
+def test_a_card_of_results_that_were_recomputed(model: XViT, tmp_path: Path) -> None:
+    again = {key: value for key, value in RESULTS.items() if key != "config"}
+    again |= {"list": {"sha256": "cd" * 32}, "groups": 6, "not_on_disk": 3}
+    text = (save_pretrained(model, tmp_path / "again", results=again) / "README.md").read_text()
+    assert "1 missing, 3 more that the list names not on disk; bootstrap intervals over 6 recordings" in text
+    assert f"SHA-256 of the list `{'cd' * 32}`" in text
 
 
 @pytest.fixture

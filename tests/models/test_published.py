@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -66,7 +67,19 @@ def test_a_model_by_name_is_fetched_converted_and_cached(
     assert xvit.load_model(K600).num_classes == (5,)
 
 
-def test_offline_by_file_and_unknown_names(mirror: Path, tmp_path: Path) -> None:
+def test_one_mirror_may_stand_without_a_list(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "zoo.yaml").write_text(f"mirrors: {os.environ['XVIT_MIRRORS']}\n")
+    monkeypatch.delenv("XVIT_MIRRORS")
+    assert pull(K600) == home / "models" / K600
+
+
+def test_offline_by_file_and_unknown_names(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "zoo.yaml").write_text("offline: true\n")
@@ -74,6 +87,14 @@ def test_offline_by_file_and_unknown_names(mirror: Path, tmp_path: Path) -> None
         pull(K600)
     (home / "zoo.yaml").write_text("mirror: x\n")
     with pytest.raises(ConfigError, match="the keys are mirrors and offline"):
+        pull(K600)
+    (home / "zoo.yaml").write_text("mirrors: [mirror.example.org]\n")
+    with monkeypatch.context() as without:
+        without.delenv("XVIT_MIRRORS")
+        with pytest.raises(ConfigError, match=r"zoo\.yaml: a mirror begins with https.*got 'mirror\.example"):
+            pull(K600)
+    monkeypatch.setenv("XVIT_MIRRORS", "mirror.example.org")
+    with pytest.raises(ConfigError, match="XVIT_MIRRORS: a mirror begins with https"):
         pull(K600)
     with pytest.raises(WeightsError, match="no published file of this name"):
         pull("xvit_huge")

@@ -83,6 +83,65 @@ def test_a_page_of_several_labels(tmp_path: Path) -> None:
     assert page.count("average precision</button>") == 1
 
 
+def test_a_strip_of_several_labels_shows_them_all(tmp_path: Path) -> None:
+    evaluation = make_evaluation(5, 6)
+    labels = np.tile([[1, 2], [3, -1], [0, 4]], (10, 1))
+    evaluation = dataclasses.replace(evaluation, labels=labels)
+    frames = np.zeros((2, 3, 8, 8), np.uint8)
+    strips = [filmstrip(evaluation, row, frames) for row in range(3)]
+    assert [strip.labels for strip in strips] == [
+        ("class 1", "class 2"),
+        ("class 3",),
+        ("class 0", "class 4"),
+    ]
+    assert [strip.right for strip in strips] == [False, False, True]
+    write_report(tmp_path / "report.html", results(evaluation), evaluation, strips[:1])
+    page = (tmp_path / "report.html").read_text()
+    assert "<h3>class 1, class 2" in page
+    assert page.count("true class</span>") == 2
+
+
+def test_classes_that_never_occur_and_views_are_counted(tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(make_evaluation(5, 6, views=2), not_on_disk=7)
+    keep = np.flatnonzero(evaluation.labels[:, 0] < 4)
+    columns = ("scores", "labels", "leaders", "margins", "views_used")
+    evaluation = dataclasses.replace(
+        evaluation,
+        video_id=tuple(evaluation.video_id[row] for row in keep),
+        **{name: getattr(evaluation, name)[keep] for name in columns},
+    )
+    write_report(tmp_path / "report.html", results(evaluation), evaluation)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 of 5 classes has no videos here." in page
+    assert "7 more that the list names are not on disk" in page
+    chart = page[page.index("top-1 by views, the first views") :].partition("</svg>")[0]
+    bottom = re.findall(r'class="tick" [^>]*>([^<]+)<', chart)
+    assert bottom == ["1", "2"]
+
+
+def test_long_names_and_paper(chromium: Browser, tmp_path: Path) -> None:
+    evaluation = make_evaluation(30, 8, strength=1, views=2)
+    names = ("<script>x</script>", "n" * 300, *evaluation.classes[0][2:])
+    videos = ("v" * 300, *evaluation.video_id[1:])
+    missing = tuple((f"{'m' * 300}{n}", "gone" * 50) for n in range(100))
+    evaluation = dataclasses.replace(evaluation, classes=(names,), video_id=videos, missing=missing)
+    frames = np.zeros((2, 3, 8, 8), np.uint8)
+    strips = [filmstrip(evaluation, row, frames) for row in (0, 8)]
+    write_report(tmp_path / "report.html", results(evaluation), evaluation, strips)
+    for width in (390, 1200):
+        chromium.open(tmp_path / "report.html", width=width)
+        assert chromium.run("return document.documentElement.scrollWidth") <= width
+    chromium.cdp("Emulation.setEmulatedMedia", media="print")
+    hidden = (
+        "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollHeight > e.clientHeight + 1)"
+    )
+    assert chromium.run(f"{hidden}.length") == 0
+    heads = "return [...document.querySelectorAll('thead button')].map(e => e.offsetWidth > 0)"
+    assert chromium.run(heads) == [True] * 3
+    chromium.cdp("Emulation.setEmulatedMedia", media="screen")
+    assert chromium.console() == []
+
+
 @pytest.mark.parametrize("num_classes", [5, 600])
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True)])
 def test_the_page_in_a_browser(

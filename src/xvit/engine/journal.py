@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from xvit.engine.scores import Scored
 
 _FIELDS = [field.name for field in dataclasses.fields(Scored)]
+_FORM = 2  # of the blocks; a file of another is started anew
 _HEADER = struct.Struct("<Q32s")  # length and SHA-256 of the block that follows
 
 
@@ -29,10 +31,14 @@ class Journal:
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         self.finished: list[Scored] = []
-        first = json.dumps(identity, sort_keys=True, default=str).encode()
+        self.seconds = 0.0  # that the finished batches took
+        self._since = time.perf_counter()
+        first = json.dumps({"journal": _FORM, **identity}, sort_keys=True, default=str).encode()
         blocks, end = _read_blocks(path)
         if blocks and blocks[0] == first:
-            self.finished = [_unpack(block) for block in blocks[1:]]
+            found = [_unpack(block) for block in blocks[1:]]
+            self.finished = [scored for scored, _ in found]
+            self.seconds = sum(seconds for _, seconds in found)
             with path.open("r+b") as file:
                 file.truncate(end)
         else:
@@ -41,7 +47,9 @@ class Journal:
     def add(self, scored: Scored) -> None:
         """Write a batch down, for good."""
         file = io.BytesIO()
-        np.savez(file, **{name: getattr(scored, name) for name in _FIELDS})
+        now = time.perf_counter()
+        np.savez(file, seconds=now - self._since, **{name: getattr(scored, name) for name in _FIELDS})
+        self._since = now
         with self.path.open("ab") as journal:
             journal.write(_frame(file.getvalue()))
 
@@ -68,6 +76,7 @@ def _read_blocks(path: Path) -> tuple[list[bytes], int]:
     return blocks, end
 
 
-def _unpack(block: bytes) -> Scored:
+def _unpack(block: bytes) -> tuple[Scored, float]:
+    """A batch, and the seconds since the one before."""
     with np.load(io.BytesIO(block), allow_pickle=False) as arrays:
-        return Scored(**{name: arrays[name] for name in _FIELDS})
+        return Scored(**{name: arrays[name] for name in _FIELDS}), float(arrays["seconds"])

@@ -133,19 +133,50 @@ def mean_precision_of_draws(scores: Floats, positive: NDArray[np.bool_]) -> Call
 
     Classes that a draw has no positives of are left out of its mean.
     """
-    each = [
-        precision_of_counts(scores[:, k], positive[:, k])
-        for k in range(scores.shape[1])
-        if positive[:, k].any()
-    ]
+    each = precision_of_draws(scores, positive)
+    return lambda videos: float(_known_mean(each(videos), 0))
 
-    def mean(videos: Ints) -> float:
-        counts = np.bincount(videos, minlength=len(scores))
-        found = np.array([precision(counts) for precision in each])
-        found = found[~np.isnan(found)]
-        return float(found.mean()) if len(found) else float("nan")
 
-    return mean
+def precision_of_draws(scores: Floats, positive: NDArray[np.bool_]) -> Callable[[Ints], NDArray[np.float64]]:
+    """(K,) average precisions as a function of video numbers, with repeats; nan without positives."""
+    classes = np.flatnonzero(positive.any(0))
+    each = [precision_of_counts(scores[:, k], positive[:, k]) for k in classes]
+
+    def precisions(videos: Ints) -> NDArray[np.float64]:
+        counts, found = np.bincount(videos, minlength=len(scores)), np.full(scores.shape[1], np.nan)
+        found[classes] = [precision(counts) for precision in each]
+        return found
+
+    return precisions
+
+
+def precision_intervals(
+    scores: Floats,
+    positive: NDArray[np.bool_],
+    *,
+    groups: Ints | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> tuple[Interval, NDArray[np.float64]]:
+    """Mean average precision, and (K, 3) every class's with its ends, drawn and moved as by `bootstrap`.
+
+    nan for classes without positives; draws without a class's positives say nothing of it.
+    """
+    each = precision_of_draws(scores, positive)
+    values = each(np.arange(len(scores)))
+    drawn = np.array([each(draw) for draw in _draws(len(scores), groups, samples, seed)])
+    values = np.append(values, _known_mean(values, 0))
+    drawn = np.hstack([drawn, _known_mean(drawn, 1)[:, None]])
+    ends = _ends(list(drawn + values - _known_mean(drawn, 0)))
+    table = np.column_stack([values, ends.clip(0, 1)])  # what is moved may leave 0 to 1
+    return Interval(*table[-1].tolist()), table[:-1]
+
+
+def _known_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """The mean of what is not nan; nan where all is."""
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0).sum(axis), known.sum(axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def precision_of_counts(scores: Floats, positive: NDArray[np.bool_]) -> Callable[[Ints], float]:

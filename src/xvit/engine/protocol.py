@@ -22,9 +22,10 @@ from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
 from xvit.engine.evaluate import evaluate, view_order
 from xvit.engine.journal import Journal
 from xvit.engine.processes import meet
-from xvit.engine.results import read_groups, results
+from xvit.engine.results import group_numbers, read_groups, results
 from xvit.engine.runlog import ProgressLine
-from xvit.engine.scores import Evaluation, write_predictions, write_scores, write_submission
+from xvit.engine.scores import Evaluation, write_predictions, write_scores
+from xvit.engine.submission import write_submission
 from xvit.errors import ConfigError
 from xvit.exported import ExportedModel, is_exported, load_exported
 from xvit.models import XViT, load_model
@@ -62,8 +63,8 @@ def evaluate_run(
     `model` is a run folder, a weight file or a published name, `data` a folder of videos (default: the run's
     own), `views` crops×clips (default: the configuration's), `groups` a csv of recordings (`read_groups`).
     Files go to `output` (default: `eval` inside the run, beside the file, or in runs/NAME). A list without
-    labels also gives `submission.csv`. Interrupted, the same call goes on with what is not finished.
-    Processes that torchrun started each score a part of the videos, and the first writes.
+    labels also gives a submission (`write_submission`). Interrupted, the same call goes on with what is not
+    finished. Processes that torchrun started each score a part of the videos, and the first writes.
     """
     path = pull(str(model)) if str(model) in FILES else Path(model)
     network = load_exported(path) if is_exported(path) else load_model(path)
@@ -74,8 +75,9 @@ def evaluate_run(
     clip = _clip(network, config, overrides)
     manifest = load_manifest(config.data, split, classes=network.classes or _numbers(network))
     home = Path("runs", str(model)) if str(model) in FILES else path if path.is_dir() else path.parent
-    folder = output or home / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(output or home / "eval")
+    recordings = read_groups(groups) if groups is not None else None
+    group_numbers([record.video_id for record in manifest.records], recordings)  # refused before the work
     about = _about(config, manifest, clip, path, stop_margin)
     together = meet(config.device)
     rank, processes = (together.process_index, together.num_processes) if together else (0, 1)
@@ -84,10 +86,12 @@ def evaluate_run(
         folder / f"unfinished{part}.bin", {**about, "torch": version("torch"), "processes": processes}
     )
     evaluation = _score(network, manifest, config, clip, journal, stop_margin, quiet, together)
-    recordings = read_groups(groups) if groups is not None else None
+    evaluation = dataclasses.replace(
+        evaluation, seconds=evaluation.seconds + journal.seconds, not_on_disk=manifest.missing
+    )
     found = {**results(evaluation, top_k=top_k, groups=recordings), **about, **_circumstances(command)}
     if rank == 0:
-        _write(evaluation, found, folder)
+        write_evaluation(evaluation, found, folder)
     journal.close()
     if together is not None:
         together.wait_for_everyone()
@@ -117,11 +121,21 @@ def _about(
     }
 
 
-def _write(evaluation: Evaluation, found: dict[str, Any], folder: Path) -> None:
+def make_folder(path: Path) -> Path:
+    """The folder to write, made where it is not there. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f"{path}: no folder can be made there ({err.strerror}); name another") from err
+    return path
+
+
+def write_evaluation(evaluation: Evaluation, found: dict[str, Any], folder: Path) -> None:
+    """Write `scores.npz`, `predictions.csv`, `results.json`, and without labels a submission."""
     write_scores(evaluation, folder / "scores.npz")
     write_predictions(evaluation, folder / "predictions.csv")
     if not evaluation.labels.shape[1]:
-        write_submission(evaluation, folder / "submission.csv")
+        write_submission(evaluation, folder)
     write_results(found, folder / "results.json")
 
 

@@ -23,16 +23,18 @@ def results(
 ) -> dict[str, Any]:
     """Everything that the scores tell, as plain JSON values.
 
-    `videos` and `missing`; `tasks`: for each (its name as key; "class" where there is one, else "verb",
-    "noun" and their pair, "action") the accuracies with 95 % bootstrap intervals, `per_class`, `confusion` as
-    [true, predicted, videos] rows, `calibration`; or, where videos have several labels, `map`. Then accuracy
-    by number of views, with its interval. `groups` names each video's recording, by video_id; intervals then
-    draw recordings.
+    `videos`, `missing` (listed, not scored) and `not_on_disk` (how many others the list names); `tasks`: for
+    each (its name as key; "class" where there is one, else "verb", "noun" and their pair, "action") the
+    accuracies with 95 % bootstrap intervals, `per_class`, `confusion` as [true, predicted, videos] rows,
+    `calibration`; or, where videos have several labels, `map` and each class's average precision. Then
+    accuracy by number of views, with its interval. `groups` names each video's recording, by video_id;
+    intervals then draw recordings.
     """
     numbers = group_numbers(evaluation.video_id, groups)
     found: dict[str, Any] = {
         "videos": len(evaluation.video_id),
         "missing": [{"video_id": name, "reason": reason} for name, reason in evaluation.missing],
+        "not_on_disk": evaluation.not_on_disk,
         "groups": None if numbers is None else int(numbers.max(initial=-1)) + 1,
         "combine": evaluation.combine,
         "views": evaluation.num_views,
@@ -46,7 +48,8 @@ def results(
         return found
     tasks = found["tasks"]
     if evaluation.several_labels:
-        return {**found, "tasks": {"class": _several_labels(evaluation, top_k, numbers)}}
+        tasks["class"] = _several_labels(evaluation, top_k, numbers)
+        return {**found, **_by_views(evaluation, numbers)}
     for task, name in enumerate(task_names(len(evaluation.classes))):
         tasks[name] = _task(evaluation, task, top_k, numbers)
     if len(evaluation.classes) > 1:
@@ -76,8 +79,13 @@ def table(found: Mapping[str, Any]) -> str:
             lines.append(f"{title + MEASURES.get(key, shown):<26}{text}")
     drawn = "videos" if found["groups"] is None else f"{found['groups']} recordings"
     about = f"; 95 % bootstrap intervals over {drawn}" if lines else "; the list has no labels"
-    lines.append(f"{found['videos']} videos, {len(found['missing']) or 'none'} missing{about}")
+    missing = f"{len(found['missing']) or 'none'} missing"
+    if found["not_on_disk"]:
+        missing += f", {found['not_on_disk']} more that the list names are not on disk"
+    lines.append(f"{found['videos']} videos, {missing}{about}")
     lines += [f"  missing {video['video_id']}: {video['reason']}" for video in found["missing"][:5]]
+    if len(found["missing"]) > 5:
+        lines.append(f"  … and {len(found['missing']) - 5} more, named in results.json and the report")
     if found["mean_views"] is not None and found["mean_views"] < found["views"]:
         lines.append(f"{found['mean_views']:.2f} of {found['views']} views a video")
     return "\n".join(lines)
@@ -104,8 +112,10 @@ def read_groups(path: str | Path) -> dict[str, str]:
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise DatasetError(f"{path}: cannot be read as text: {err}") from err
+    except OSError as err:
+        raise DatasetError(f"{path}: {err.strerror or err}") from err
+    except UnicodeDecodeError as err:
+        raise DatasetError(f"{path}: not text: {err}") from err
     groups = {}
     separator = "," if lines and "," in lines[0] else " "
     for number, fields in enumerate(csv.reader(lines[1:], delimiter=separator), start=2):
@@ -158,26 +168,27 @@ def _task(
 def _several_labels(
     evaluation: Evaluation, top_k: Sequence[int], groups: NDArray[np.int64] | None
 ) -> dict[str, Any]:
-    names = evaluation.classes[0]
     positive = evaluation.positive()
-    each = [metrics.average_precision(evaluation.scores[:, k], positive[:, k]) for k in range(len(names))]
-    mean = metrics.mean_precision_of_draws(evaluation.scores, positive)
-    value, low, high = metrics.bootstrap(mean, len(positive), groups=groups, centred=True)
+    mean, each = metrics.precision_intervals(evaluation.scores, positive, groups=groups)
     return {
-        "map": {"value": value, "low": max(low, 0.0), "high": min(high, 1.0)},  # moved draws may leave 0 to 1
+        "map": mean._asdict(),
         **accuracies(evaluation.ranks(), top_k, groups),
         "per_class": [
-            {"class": name, "videos": int(positive[:, k].sum()), "average_precision": each[k]}
-            for k, name in enumerate(names)
-            if positive[:, k].any()
+            {"class": name, "videos": int(n), "average_precision": value, "low": low, "high": high}
+            for name, n, (value, low, high) in zip(
+                evaluation.classes[0], positive.sum(0), each.tolist(), strict=True
+            )
+            if n
         ],
     }
 
 
 def _by_views(evaluation: Evaluation, groups: NDArray[np.int64] | None) -> dict[str, Any]:
     """Accuracy after 1, 2, … views, and for a range of margins at which to stop, accuracy by mean views."""
-    labels = evaluation.labels[:, : len(evaluation.classes)]
-    right = (evaluation.leaders == labels[:, None]).all(2)  # (N, V)
+    if evaluation.several_labels:
+        right = (evaluation.leaders == evaluation.labels[:, None]).any(2)  # (N, V)
+    else:
+        right = (evaluation.leaders == evaluation.labels[:, None]).all(2)
     views = np.arange(1, evaluation.num_views + 1)
     budget, stopped = [], []
     for margin in np.unique(np.quantile(evaluation.margins, np.linspace(0, 1, 21))):

@@ -52,6 +52,7 @@ class Evaluation:
     leaders, margins, views_used: see `Scored`.
     seconds:    wall clock of the evaluation.
     list_sha256: the digest of the list that was scored (`Manifest.digest`); empty where that is not known.
+    not_on_disk: how many videos the list names beyond these and the missing ones (`Manifest.missing`).
     """
 
     video_id: tuple[str, ...]
@@ -65,6 +66,7 @@ class Evaluation:
     views_used: NDArray[np.int64]
     seconds: float = 0.0
     list_sha256: str = ""
+    not_on_disk: int = 0
 
     def ranks(self) -> NDArray[np.int64]:
         """(N,) classes that stand before the true one; with two tasks, pairs before the true (verb, noun).
@@ -147,7 +149,7 @@ def assemble(
     rows = np.concatenate([part.rows for part in parts or [nothing]])
     unique, first = np.unique(rows, return_index=True)
 
-    def merged(name: str) -> NDArray[Any]:
+    def merged(name: str) -> Any:
         return np.concatenate([getattr(part, name) for part in parts or [nothing]])[first]
 
     have = set(unique.tolist())
@@ -174,7 +176,8 @@ def write_scores(evaluation: Evaluation, path: str | Path) -> None:
     Labels are (N,) where a video has one, else (N, L).
     """
     path = Path(path)
-    about = {name: getattr(evaluation, name) for name in ("combine", "classes", "seconds", "list_sha256")}
+    names = ("combine", "classes", "seconds", "list_sha256", "not_on_disk")
+    about = {name: getattr(evaluation, name) for name in names}
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
         np.savez_compressed(
@@ -210,10 +213,11 @@ def read_scores(path: str | Path) -> Evaluation:
                 views_used=file["views_used"],
                 seconds=about["seconds"],
                 list_sha256=about.get("list_sha256", ""),
+                not_on_disk=about.get("not_on_disk", 0),
             )
     except OSError as err:
         raise DatasetError(f"{path}: {err.strerror or err}") from err
-    except (KeyError, ValueError, zipfile.BadZipFile) as err:
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as err:
         raise DatasetError(f"{path}: not a scores.npz that `xvit eval` wrote ({err})") from err
 
 
@@ -236,10 +240,3 @@ def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
                 top = [names[k] for k in best[row]]
                 values = " ".join(f"{scores[row, k]:.6g}" for k in best[row])
                 rows.writerow([video, task, truth, top[0], "|".join(top), values])
-
-
-def write_submission(evaluation: Evaluation, path: str | Path) -> None:
-    """Write what the SSv2 test server takes: `video_id;k;k;k;k;k`, class numbers, best first."""
-    best = np.argsort(-evaluation.scores, axis=1, kind="stable")[:, :5]
-    lines = (";".join([name, *map(str, row)]) for name, row in zip(evaluation.video_id, best, strict=True))
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf8")

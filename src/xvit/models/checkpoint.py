@@ -76,7 +76,7 @@ def load_model(path: str | Path, **known: Any) -> XViT:
 def is_released(path: Path) -> bool:
     """Whether `path` is to be read as the authors' layout. Raises WeightsError where there is nothing."""
     if not path.exists():
-        raise WeightsError(path, "no such file or folder")
+        raise WeightsError(path, "no such file or folder, nor a published name (xvit models lists them)")
     return path.is_file() and path.suffix != ".safetensors"
 
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -39,7 +40,10 @@ def fetch(name: str, urls: Sequence[str], folder: Path, *, offline: bool = False
     and SHA-256 are recorded in the folder's `lock.json` the first time and checked ever after. Proxies are
     taken from the environment. Raises WeightsError: one line with the file and the folder to put it in.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise WeightsError(folder, f"no folder can be made there ({err.strerror}); set XVIT_HOME") from err
     target = folder / name
     with FileLock(folder / f".{name}.lock"):
         if target.exists():
@@ -83,7 +87,10 @@ def _download(url: str, part: Path) -> None:
                 elif err.code < 500 and err.code not in (408, 429):
                     raise _Refused(reason) from err
             except (OSError, http.client.HTTPException) as err:
-                reason = str(getattr(err, "reason", err)) or type(err).__name__
+                cause = getattr(err, "reason", err)
+                reason = str(cause) or type(err).__name__
+                if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME and not before:
+                    raise _Refused("the name is not known; is there a network?") from err
             after = part.stat().st_size if part.exists() else 0
             failures = 0 if after > before else failures + 1
             if failures == ATTEMPTS:

@@ -50,9 +50,16 @@ model = xvit.from_pretrained("{name}")  # model(frames): (B, T, 3, H, W) normali
 {limits}
 """
 LIMITS = """\
-It only knows the {count} classes it was trained on and will name one of them for any video. Its scores are
-not calibrated unless the results say so. It sees {frames} frames of a clip, {size} pixels square: what is
-faster, smaller or outside the crop is lost. Its accuracy on other cameras, places or people is not known."""
+It only knows the {count} classes it was trained on (config.json names them) and will name one of them for
+any video. Its scores are not calibrated unless the results say so. It sees {frames} frames of a clip, {size}
+pixels square: what is faster, smaller or outside the crop is lost. Its accuracy on other cameras, places or
+people is not known."""
+
+NAMES = {
+    "mean_class_accuracy": "mean class accuracy",
+    "ece": "calibration error",
+    "map": "mean average precision",
+}
 
 
 def save_pretrained(
@@ -155,18 +162,27 @@ def _results_text(results: Mapping[str, Any] | None) -> str:
     if not results or not results.get("tasks"):
         return "None were measured."
     head = "| | value | 95 % interval |\n|---|---|---|"
-    row = "| {} {} | {:.2f} % | {:.2f} to {:.2f} % |"
-    rows = [
-        row.format(task, key, *(100 * figure[bound] for bound in ("value", "low", "high")))
-        for task, found in results["tasks"].items()
-        for key, figure in found.items()
-        if isinstance(figure, dict)
-    ]
+    rows = []
+    for task, found in results["tasks"].items():
+        for key, figure in found.items():
+            title = f"{task} {NAMES.get(key) or key.replace('top', 'top-')}"
+            if isinstance(figure, dict):
+                value, low, high = (100 * figure[bound] for bound in ("value", "low", "high"))
+                rows.append(f"| {title} | {value:.2f} % | {low:.2f} to {high:.2f} % |")
+            elif key == "ece":
+                rows.append(f"| {title} | {100 * figure:.2f} % | |")
     about = f"Over {results['videos']} videos, {len(results['missing'])} missing"
+    if results.get("not_on_disk"):
+        about += f", {results['not_on_disk']} more that the list names not on disk"
     if "config" in results:
         about += f", {results['config']['eval']['views']} views (crops×clips), {results['combine']} combined"
-    if "list" in results:
-        about += f". Split {results['list']['split']}, SHA-256 of the list `{results['list']['sha256']}`"
+    drawn = f"{results['groups']} recordings" if results.get("groups") else "videos"
+    about += f"; bootstrap intervals over {drawn}"
+    listed = results.get("list", {})
+    if listed.get("split"):
+        about += f". Split {listed['split']}"
+    if listed.get("sha256"):
+        about += f". SHA-256 of the list `{listed['sha256']}`"
     if "weights" in results:
         about += f", of the weights `{results['weights']['sha256']}`"
     return "\n".join([head, *rows, "", about + "."])

@@ -94,6 +94,12 @@ def _settings() -> tuple[list[str], bool]:
             raise ConfigError(f"{file}: not YAML") from err
         if not isinstance(values, dict) or not values.keys() <= {"mirrors", "offline"}:
             raise ConfigError(f"{file}: the keys are mirrors and offline")
-    mirrors = os.environ.get("XVIT_MIRRORS", "").split() or list(values.get("mirrors") or ())
+    mirrors, source = os.environ.get("XVIT_MIRRORS", "").split(), "XVIT_MIRRORS"
+    if not mirrors:
+        listed = values.get("mirrors") or []
+        mirrors, source = [listed] if isinstance(listed, str) else list(listed), str(file)
+    for address in mirrors:
+        if not str(address).startswith(("http://", "https://", "file://")):
+            raise ConfigError(f"{source}: a mirror begins with https:// or http://, got {str(address)!r}")
     offline = os.environ.get("XVIT_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     return mirrors, offline or bool(values.get("offline", False))

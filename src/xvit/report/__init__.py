@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xvit.report.demo import TrainedModel, write_demo_report
-from xvit.report.evaluation import read_strips, worst_mistakes, write_report
+from xvit.report.evaluation import read_strips, report_run, worst_mistakes, write_report
 from xvit.report.page import Filmstrip, filmstrip, one_per_class
 from xvit.report.timeline import write_timeline
 
@@ -13,6 +13,7 @@ __all__ = [
     "filmstrip",
     "one_per_class",
     "read_strips",
+    "report_run",
     "worst_mistakes",
     "write_demo_report",
     "write_report",

@@ -35,8 +35,12 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
     percent: bool = False,
+    whole_x: bool = False,
 ) -> Markup:
-    """An <svg> of the series on common axes. `label` says in a sentence what is seen (for screen readers)."""
+    """An <svg> of the series on common axes. `label` says in a sentence what is seen (for screen readers).
+
+    `percent`: y is a share. `whole_x`: x counts something, so that only whole numbers are marked.
+    """
     points = [point for line in series for point in line.points if all(map(math.isfinite, point))]
     if not points:
         return Markup("<p class=quiet>Nothing was recorded.</p>")
@@ -50,7 +54,7 @@ def line_chart(
 
     parts = [Markup('<svg class="chart" viewBox="0 0 {} {}" role="img">').format(WIDTH, HEIGHT)]
     parts.append(Markup("<title>{}</title>").format(label))
-    parts += _grid(place, (x_low, x_high), (y_low, y_high), percent)
+    parts += _grid(place, (x_low, x_high), (y_low, y_high), percent, 1.0 if whole_x else 0.0)
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(Markup('<text class="axis" x="{}" y="{}">{}</text>').format(middle, HEIGHT - 4, x_label))
     parts.append(
@@ -105,6 +109,7 @@ def _grid(
     x_span: tuple[float, float],
     y_span: tuple[float, float],
     percent: bool,
+    least_x_step: float,
 ) -> list[Markup]:
     parts = []
     for tick in _ticks(*y_span):
@@ -112,7 +117,7 @@ def _grid(
         text = f"{100 * tick:g} %" if percent else f"{tick:g}"
         parts.append(Markup(f'<path class="grid" d="M{x:.1f} {y:.1f}H{WIDTH - RIGHT}"/>'))
         parts.append(Markup(f'<text class="tick end" x="{x - 6:.1f}" y="{y + 4:.1f}">{escape(text)}</text>'))
-    for tick in _ticks(*x_span):
+    for tick in _ticks(*x_span, least_step=least_x_step):
         x, y = place(tick, y_span[0])
         parts.append(Markup(f'<text class="tick" x="{x:.1f}" y="{y + 16:.1f}">{tick:g}</text>'))
     return parts
@@ -123,9 +128,9 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between low and high, roughly `about` of them."""
-    rough = (high - low) / about
+def _ticks(low: float, high: float, about: int = 5, least_step: float = 0.0) -> list[float]:
+    """Round numbers between low and high, roughly `about` of them, no closer than `least_step`."""
+    rough = max((high - low) / about, least_step)
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

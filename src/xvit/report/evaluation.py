@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,6 +17,9 @@ from xvit.engine.scores import Evaluation
 from xvit.errors import VideoReadError
 from xvit.report.charts import Series, line_chart
 from xvit.report.page import Filmstrip, filmstrip, render
+
+if TYPE_CHECKING:
+    from xvit.engine.protocol import EvaluatedRun
 
 MOST_STRIPS = 24
 
@@ -51,6 +54,13 @@ def write_report(
         strips=strips,
         facts=_facts(found),
     )
+
+
+def report_run(run: EvaluatedRun) -> Path:
+    """Write `report.html` beside a run's results, with its surest mistakes; returns the page."""
+    strips = read_strips(run.evaluation, worst_mistakes(run.evaluation), run.manifest, run.clip)
+    write_report(run.folder / "report.html", run.found, run.evaluation, strips)
+    return run.folder / "report.html"
 
 
 def worst_mistakes(evaluation: Evaluation, limit: int = MOST_STRIPS) -> list[int]:
@@ -136,6 +146,7 @@ def _view_charts(found: Mapping[str, Any]) -> list[tuple[str, Markup]]:
             y_label="top-1",
             y_range=_round_tenths(bounds),
             percent=True,
+            whole_x=key == "views",
         )
         charts.append((title, chart))
     return charts
@@ -154,6 +165,8 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         facts["views"] = f"{found['config']['eval']['views']} (crops×clips), {found['combine']} combined"
         clip = found["config"]["clip"]
         facts["clip"] = f"{clip['num_frames']} frames of {clip['size']}², {clip['sampling']} sampling"
+    if found["not_on_disk"]:
+        facts["not on disk"] = f"{found['not_on_disk']} more videos that the list names"
     if found["seconds"]:
         rate = found["videos"] / found["seconds"]
         facts["time"] = f"{found['seconds']:.1f} s, {rate:.1f} videos/s"

@@ -26,19 +26,19 @@ PNG_SIDE = 64  # up to here a lossless PNG is small enough
 class Filmstrip:
     """A video's frames with its best classes.
 
-    frames: (T, C, H, W) uint8 RGB. label: the true class, None where it is not known. scores: (class, share),
-    best first.
+    frames: (T, C, H, W) uint8 RGB. labels: the true class or classes, none where they are not known. scores:
+    (class, share), best first.
     """
 
     video_id: str
     frames: NDArray[np.uint8]
-    label: str | None
+    labels: tuple[str, ...]
     scores: tuple[tuple[str, float], ...]
 
     @property
     def right(self) -> bool | None:
-        """Whether the best class is the true one; None where that is not known."""
-        return None if self.label is None else self.label == self.scores[0][0]
+        """Whether the best class is a true one; None where that is not known."""
+        return self.scores[0][0] in self.labels if self.labels else None
 
     @property
     def images(self) -> list[str]:
@@ -50,11 +50,10 @@ def filmstrip(evaluation: Evaluation, row: int, frames: NDArray[np.uint8], task:
     """The strip of the evaluation's row-th video; `frames` is (T, C, H, W) uint8."""
     names, shares = evaluation.classes[task], evaluation.probabilities()[task][row]
     best = np.argsort(-shares, kind="stable")[:5]
-    label = names[evaluation.labels[row, task]] if evaluation.labels.shape[1] else None
-    if evaluation.several_labels and best[0] in evaluation.labels[row]:
-        label = names[best[0]]  # of several labels the one that was found
+    own = evaluation.labels[row] if evaluation.several_labels else evaluation.labels[row, task : task + 1]
+    labels = tuple(names[k] for k in own if k >= 0)
     scores = tuple((names[k], float(shares[k])) for k in best)
-    return Filmstrip(evaluation.video_id[row], frames, label, scores)
+    return Filmstrip(evaluation.video_id[row], frames, labels, scores)
 
 
 def one_per_class(evaluation: Evaluation, task: int = 0) -> list[int]:

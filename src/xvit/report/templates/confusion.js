@@ -139,7 +139,7 @@ for (const figure of document.querySelectorAll(".confusion")) {
     if (cell) zoom(event.deltaY < 0 ? 0.7 : 1.4, cell);
   }, { passive: false });
   for (const change of ["focus", "blur"]) canvas.addEventListener(change, draw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  for (const medium of ["(prefers-color-scheme: dark)", "print"]) matchMedia(medium).addEventListener("change", draw);
   draw();
   let drawnWidth = figure.clientWidth;
   new ResizeObserver(() => requestAnimationFrame(() => {
