@@ -23,7 +23,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a model for onnxruntime or torch.export, its classes and preprocessing inside; check the file."""
-    from xvit.export.files import check_target, export_model
+    from xvit.export.files import check_target, export_model, unfinished
     from xvit.export.verify import labelled_clips, verify_export, verify_stream
     from xvit.exported import load_exported, load_stream
     from xvit.predict import Predictor
@@ -32,16 +32,17 @@ def export(
         raise ConfigError("--calibrate compares whole clips; it goes without --streaming and --no-verify")
     check_target(output, to)
     network = Predictor.load(model, "cpu").network
-    description = export_model(network, output, to, streaming=streaming)
-    size = output.stat().st_size / 1e6
-    if verify:
-        if streaming:
-            found = verify_stream(network, load_stream(output, "cpu"))
-        else:
-            clips = labelled_clips(network, calibrate) if calibrate is not None else None
-            found = verify_export(network, load_exported(output, "cpu"), clips)
-        for line in found.lines(description.kind):
-            typer.echo(line)
-        found.check(output, description.kind)
+    with unfinished(output) as draft:  # a file that is refused takes nobody's place
+        description = export_model(network, draft, to, streaming=streaming)
+        size = draft.stat().st_size / 1e6
+        if verify:
+            if streaming:
+                found = verify_stream(network, load_stream(draft, "cpu"))
+            else:
+                clips = labelled_clips(network, calibrate) if calibrate is not None else None
+                found = verify_export(network, load_exported(draft, "cpu"), clips)
+            for line in found.lines(description.kind):
+                typer.echo(line)
+            found.check(output, description.kind)
     use = f"xvit predict {output} VIDEO" if not streaming else "xvit.exported.load_stream"
     typer.echo(f"saved {output}, {size:.1f} MB; next: {use}")

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 
+from xvit.cli import main
 from xvit.data.synth import write_video
 from xvit.errors import ConfigError, WeightsError, XViTError
 from xvit.export import export_model, verify_export, verify_stream
@@ -21,7 +22,7 @@ from xvit.export.files import quantize
 from xvit.export.graph import whole_clips
 from xvit.export.verify import Agreement
 from xvit.exported import ExportedModel, load_exported, load_stream
-from xvit.models import XViT
+from xvit.models import XViT, save_model
 from xvit.models.streaming import StreamingXViT
 from xvit.predict import Predictor
 
@@ -164,6 +165,34 @@ def test_a_wrong_file_is_found_out(loud_model: Make, causal: tuple[XViT, Path], 
     Agreement(clips=50, same=49, difference=0.1).check(tmp_path / "m.onnx", "onnx-int8")
     with pytest.raises(ValueError, match="takes clips"):
         exported(torch.randn(1, 5, 3, 16, 16))
+
+
+def test_of_several_labels_of_a_clip_any_will_do() -> None:
+    labels = torch.tensor([[0, 2], [1, -1], [0, 1]])
+    expected = torch.tensor([[1.0, 0, 3], [0, 3, 1], [0, 1, 3]])
+    found = Agreement()
+    found.add(expected, torch.tensor([[3.0, 0, 1], [0, 3, 1], [0, 3, 1]]), [3], labels)
+    assert (found.clips, found.same, found.labelled, found.right) == (3, 1, 3, (2, 3))
+    pairs = Agreement()  # of (verb, noun) both have to be right
+    pairs.add(expected, expected, [1, 2], torch.tensor([[0, 1], [0, 1], [0, 1]]))
+    assert (pairs.labelled, pairs.right) == (3, (2, 2))
+
+
+def test_a_refused_file_takes_nobodys_place(
+    loud_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(loud_model(args={"depth": 1}, attention="spatial", head="mean"), tmp_path / "run")
+    path = tmp_path / "out" / "m.onnx"
+    path.parent.mkdir()
+    path.write_text("an earlier one")
+    monkeypatch.setattr("xvit.export.verify.LEAST_AGREEMENT", 1.01)
+    command = ["export", str(tmp_path / "run"), "--to", "onnx-int8", "-o", str(path)]
+    monkeypatch.setattr(sys, "argv", ["xvit", *command])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"xvit: {path}: int8 answers as the model on " in capsys.readouterr().err
+    assert path.read_text() == "an earlier one"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_int8_is_small_and_near(loud_model: Make, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_answers_are_the_trained_models(exported_service: Client, trained: Path,
     leader = found["curves"]["classes"][0]
     scores = expected.smoothed(3)[:, expected.classes.index(leader["label"])]
     assert leader["scores"] == pytest.approx(scores.tolist(), abs=1e-3)
-    assert exported_service.get("/labels").json == {"tasks": [["red", "green", "<b>blue"]]}
+    assert exported_service.get("/labels").json["tasks"] == [["red", "green", "<b>blue"]]
 
 
 def test_explanations_are_not_offered(exported_service: Client, clips: Path) -> None:
@@ -58,11 +58,12 @@ def test_the_page(chromium: Browser, exported_service: Client, clips: Path) -> N
     labels = chromium.run("return [...document.querySelectorAll('#segments .label')].map(e => e.textContent)")
     assert labels == ["red", "<b>blue"]
     assert chromium.run("return document.getElementById('why').getBoundingClientRect().width") == 0
+    assert chromium.run("return document.getElementById('several')") is None
     assert chromium.console() == []
 
 
 def test_of_several_labels_each_has_a_probability_of_its_own(
-    trained: Path, clips: Path, tmp_path: Path
+    chromium: Browser, trained: Path, clips: Path, tmp_path: Path
 ) -> None:
     from xvit.export import export_model
     from xvit.models import load_model, save_model
@@ -80,6 +81,20 @@ def test_of_several_labels_each_has_a_probability_of_its_own(
         with hosting(path) as client:
             found = client.send("/predict", clips / "film.mp4").json["predictions"]
             curves = client.send("/timeline", clips / "film.mp4").json["curves"]["classes"]
+            assert client.get("/labels").json["several_labels"] is True
+            spoken, bars = page_says(chromium, client.address, clips / "film.mp4")
         assert [entry["label"] for entry in found] == [entry["label"] for entry in own]
         assert [e["score"] for e in found] == pytest.approx([e["score"] for e in own], abs=1e-4)
         assert sum(curve["scores"][0] for curve in curves) != pytest.approx(1, abs=0.01)
+        assert spoken == ("A video can have several of these classes: each has a probability of its own.")
+        assert bars == pytest.approx([entry["score"] for entry in own], abs=0.02)
+
+
+def page_says(chromium: Browser, address: str, video: Path) -> tuple[str, list[float]]:
+    """The words about several labels, and each bar's part of its track, for a video."""
+    chromium.open(address)
+    chromium.type("#file", str(video))
+    chromium.wait('document.getElementById("progress").hidden && !document.getElementById("when").hidden')
+    bars = chromium.run("""return [...document.querySelectorAll("#best .track")].map(
+      t => t.firstChild.getBoundingClientRect().width / t.getBoundingClientRect().width)""")
+    return chromium.run("return document.getElementById('several').innerText"), bars

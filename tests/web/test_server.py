@@ -48,7 +48,10 @@ def test_metrics_and_the_description(service: Client, clips: Path) -> None:
     }
     page = service.get("/docs").body.decode()
     assert all(path in page for path in described)
-    assert service.get("/labels").json == {"tasks": [["red", "green", "<b>blue"]]}
+    assert service.get("/labels").json == {
+        "tasks": [["red", "green", "<b>blue"]],
+        "several_labels": False,
+    }
 
 
 @pytest.mark.parametrize("path", ["/timeline", "/sample"])

@@ -44,7 +44,7 @@ def export_model(model: XViT, path: str | Path, to: str = "onnx", *, streaming: 
     traced = stream_step(model) if streaming else whole_clips(model)
     description = _describe(model, traced, to)
     program = traced.program()
-    with _unfinished(path) as target:
+    with unfinished(path) as target:
         if to == "pt2":
             extra = {DESCRIPTION: json.dumps(description.to_metadata())}
             torch.export.save(program, target, extra_files=extra)
@@ -137,7 +137,7 @@ def quantize(proto: Any, target: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
+def unfinished(path: Path) -> Iterator[Path]:
     """A name beside `path` that becomes `path` when all went well."""
     target = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:

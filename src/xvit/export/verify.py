@@ -28,7 +28,8 @@ class Agreement:
     """Over clips that the model and its exported file both scored.
 
     difference: the largest difference of logits over the largest logit. same: clips with the same best class
-    in every task. right: clips that (the model, the file) name right, where labels are known.
+    in every task. right: clips that (the model, the file) name right, where labels are known; of several
+    labels of a clip any will do, as in `xvit eval`.
     """
 
     clips: int = 0
@@ -38,7 +39,7 @@ class Agreement:
     right: tuple[int, int] = (0, 0)
 
     def add(self, expected: Tensor, got: Tensor, sizes: Sequence[int], labels: Tensor | None = None) -> None:
-        """Logits (B, K) of both; labels (B, L) or none."""
+        """Logits (B, K) of both; labels (B, L), -1 for none, or nothing."""
         scale = float(expected.abs().max()) or 1.0
         self.difference = max(self.difference, float((got - expected).abs().max()) / scale)
         best = [
@@ -47,9 +48,10 @@ class Agreement:
         ]
         self.clips += len(expected)
         self.same += int((best[0] == best[1]).all(dim=1).sum())
-        if labels is not None and labels.shape[1] == len(sizes):
+        if labels is not None and (len(sizes) == 1 or labels.shape[1] == len(sizes)):
             self.labelled += len(labels)
-            right = [int((choice == labels).all(dim=1).sum()) for choice in best]
+            named = torch.any if len(sizes) == 1 else torch.all
+            right = [int(named(choice == labels, dim=1).sum()) for choice in best]
             self.right = (self.right[0] + right[0], self.right[1] + right[1])
 
     def lines(self, kind: str) -> list[str]:

@@ -91,6 +91,9 @@ class Labels(BaseModel):
     """Class names, one list a task."""
 
     tasks: list[list[str]]
+    several_labels: bool = Field(
+        description="whether each class has a probability of its own; else those of a task add up to 1"
+    )
 
 
 class Health(BaseModel):

@@ -125,8 +125,8 @@ class Front:
         return await to_thread.run_sync(call, limiter=self._threads)
 
     def labels(self) -> dict[str, Any]:
-        """The classes, one list a task."""
-        return {"tasks": self.service.classes}
+        """The classes, one list a task; whether a video can have several of them."""
+        return {"tasks": self.service.classes, "several_labels": self.service.several_labels}
 
     def health(self) -> dict[str, Any]:
         """Whether the service takes requests; needs no token."""

@@ -32,7 +32,14 @@ def add_pages(app: FastAPI, service: Service, name: str, *, asks_token: bool) ->
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
         template = templates.get_template("page.html")
-        return HTMLResponse(template.render(name=name, about=about, explains=service.explains))
+        return HTMLResponse(
+            template.render(
+                name=name,
+                about=about,
+                explains=service.explains,
+                several_labels=service.several_labels,
+            )
+        )
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:

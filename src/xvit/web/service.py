@@ -41,6 +41,7 @@ class Service:
     def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
         self.predictor, self.limits = predictor, limits
         self.classes = predictor.model.classes
+        self.several_labels = predictor.model.several_labels
         self.explains = not isinstance(predictor.model, ExportedModel)
         self.decoders = Decoders(limits, metrics.decoders_lost.inc)
         self.batcher = Batcher(predictor.score_batch, on_batch=metrics.batches.observe)
