@@ -16,6 +16,7 @@ from xvit.errors import ConfigError
 from xvit.predict import Predictor
 from xvit.web.app import make_app
 from xvit.web.limits import Limits
+from xvit.web.memory import share_arenas
 from xvit.web.metrics import Metrics
 from xvit.web.service import Service
 
@@ -29,6 +30,7 @@ def serve(
     listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
+    share_arenas()
     metrics = Metrics()
     app = make_app(
         Service(predictor, limits, metrics),
