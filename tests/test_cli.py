@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from xvit import __version__
 from xvit.cli import main
 from xvit.config import ClipConfig, ModelConfig
 from xvit.data.synth import write_motion_set
@@ -69,18 +70,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_help_needs_no_torch() -> None:
+@pytest.mark.parametrize(
+    ("option", "said"), [("--help", "Learn motion"), ("--version", f"xvit {__version__}")]
+)
+def test_no_torch_is_needed_for(option: str, said: str) -> None:
     code = """
 import sys, xvit.cli
-sys.argv = ["xvit", "--help"]
 try:
     xvit.cli.main()
 finally:
     assert "torch" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Learn motion" in done.stdout
+    assert said in done.stdout
 
 
 def test_predict_prints_the_best_classes(xvit: Callable[..., Done], run: Path, videos: Path) -> None:

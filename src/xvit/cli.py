@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from xvit import __version__
 from xvit.cli_data import app as data
 from xvit.cli_eval import compare, evaluate
 from xvit.cli_explain import explain
@@ -43,9 +44,18 @@ app.command()(serve)
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"xvit {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="show it and exit")
+    ] = False,
 ) -> None:
     """XViT: video recognition at the cost of an image transformer."""
 
