@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xvit.config_files import put, read_value, read_yaml
+from xvit.config_files import flatten, put, read_value, read_yaml
 from xvit.errors import ConfigError
 
 Settings = dict[str, Any]  # "TRAIN.BATCH_SIZE" -> value
@@ -233,7 +233,7 @@ def read_settings(path: str | None, options: Sequence[str]) -> tuple[dict[str, A
     values = read_yaml(path) if path else {}
     settings: Settings = {}
     if any(key.isupper() for key in values):
-        settings, values = dict(_flat(values)), {}
+        settings, values = {key: _value(value) for key, value in flatten(values)}, {}
     pending = iter([option for option in options if option.strip()])  # a pasted command may end in a blank
     for option in pending:
         key, equals, text = option.partition("=")
@@ -246,14 +246,6 @@ def read_settings(path: str | None, options: Sequence[str]) -> tuple[dict[str, A
         else:
             put(values, key, read_value(text))
     return values, settings
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, _value(value)
 
 
 def _value(value: Any) -> Any:

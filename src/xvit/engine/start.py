@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from xvit.config import Config, load_config, write_yaml
+from xvit.config_files import flatten
 from xvit.data import Manifest, load_manifest
 from xvit.engine.checkpoint import set_aside
 from xvit.engine.optim import freeze
@@ -137,17 +136,9 @@ def notes_on_resuming(folder: Path, config: Config, resumed: bool) -> list[str]:
             "train.init_from=FILE (TRAIN.CHECKPOINT_FILE_PATH) would begin with its weights"
         ]
     try:
-        before = dict(_flat(load_config(folder / "config.yaml").model_dump(mode="json")))
+        before = dict(flatten(load_config(folder / "config.yaml").model_dump(mode="json")))
     except ConfigError:  # of an older version, or gone
         return []
-    now = dict(_flat(config.model_dump(mode="json")))
+    now = dict(flatten(config.model_dump(mode="json")))
     changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key) != now[key]]
     return [f"resumed with another setting: {line}" for line in changed if line.split()[0] not in MAY_CHANGE]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
