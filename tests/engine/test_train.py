@@ -109,11 +109,29 @@ def test_a_run_folder_says_all(videos: Path, finished: Path) -> None:
     assert classes == [["down", "grow", "left", "right", "shrink", "up"]]
 
 
-def test_four_steps_are_two_and_two(videos: Path, tmp_path: Path) -> None:
-    whole = train(small_config(videos, tmp_path / "whole", "train.max_steps=4"), quiet=True)
-    split = tmp_path / "split"
-    train(small_config(videos, split, "train.max_steps=2"), quiet=True)
-    train(small_config(videos, split, "train.max_steps=4", "train.resume=auto"), quiet=True)
+@pytest.mark.parametrize(
+    "switches",
+    [
+        (),
+        ("train.precision=bf16", "train.grad_checkpointing=true", "train.accumulate=2"),
+        ("train.cutmix_alpha=1", "model.drop_path=0.2", "data.augment.auto=randaugment"),
+        ("train.optimizer=sgd", "train.class_balanced=true", "train.patience=9", "train.eval_every=1"),
+        ("train.head_first=1", "train.trained_blocks=0", "model.adapters=4", "train.layer_decay=0.5"),
+        ("model.mixing.gate=learned", "train.gate_lr_scale=50", "data.num_workers=1", "model.head=moments"),
+    ],
+    ids=lambda switches: " ".join(s.split("=")[0].split(".")[-1] for s in switches) or "none",
+)
+def test_four_steps_are_two_and_two(videos: Path, tmp_path: Path, switches: tuple[str, ...]) -> None:
+    """Under whatever is switched on; the resumed steps end one epoch and begin another."""
+
+    def run_until(step: int, name: str, *more: str) -> Path:
+        return train(
+            small_config(videos, tmp_path / name, *switches, f"train.max_steps={step}", *more), quiet=True
+        )
+
+    whole = run_until(4, "whole")
+    run_until(2, "split")
+    split = run_until(4, "split", "train.resume=auto")
     assert_same_weights(whole, split)
     steps = [e for e in read_log(split) if e["event"] == "step"]
     expected = [e["loss"] for e in read_log(whole) if e["event"] == "step"]
