@@ -328,13 +328,16 @@ def test_image_weights_are_no_model_to_start_from(videos: Path, tmp_path: Path) 
 
 
 def test_the_start_screen_has_doubts(videos: Path, tmp_path: Path) -> None:
-    changes = ("train.batch_size=99", "train.warmup_epochs=4")
+    changes = ("train.batch_size=99", "train.warmup_epochs=4", "data.augment.flip_prob=0.5")
     lines = build_run(small_config(videos, tmp_path / "r", *changes)).describe(1).splitlines()
-    assert lines[-2:] == [
+    assert lines[-3:] == [
         "note   train.batch_size=99 is more than the videos there are: a step takes 18",
         "note   train.warmup_epochs=4 is all of train.epochs=4: the learning rate never gets to train.lr",
+        "note   data.augment.flip_prob=0.5 mirrors clips of 'left' too: where that makes them another class, "
+        "name the two in data.augment.flip_labels, or set flip_prob=0",
     ]
-    assert "note" not in build_run(small_config(videos, tmp_path / "r")).describe(1)
+    for settled in ((), ("data.augment.flip_prob=0.5", "data.augment.flip_labels={left: right}")):
+        assert "note" not in build_run(small_config(videos, tmp_path / "r", *settled)).describe(1)
 
 
 def test_a_run_that_begins_anew_keeps_its_own_checkpoints(videos: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from xvit.models import XViT, save_model
 from xvit.models.convert import convert_weights, save_torch
 from xvit.models.cost import activations, multiply_adds
 from xvit.types import Batch
+
+SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # in a class's name
 
 
 class Run:
@@ -153,6 +156,14 @@ class Run:
         if settings.warmup_epochs >= settings.epochs:
             long = f"train.warmup_epochs={settings.warmup_epochs:g} is all of train.epochs={settings.epochs}"
             found.append(f"{long}: the learning rate never gets to train.lr")
+        augment = self.config.data.augment
+        paired = {*augment.flip_labels, *augment.flip_labels.values()}
+        sided = [n for names in self.train_list.classes for n in names if SIDE.search(n) and n not in paired]
+        if sided and augment.flip_prob:
+            found.append(
+                f"data.augment.flip_prob={augment.flip_prob:g} mirrors clips of {sided[0]!r} too: where that "
+                "makes them another class, name the two in data.augment.flip_labels, or set flip_prob=0"
+            )
         return found
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
