@@ -27,9 +27,9 @@ CASES = {"eval_kinetics": "Kinetics/xvit_B16_16x16_k600.yaml", "eval_ssv2": "SSv
 
 
 def translated(*options: str, config: str | None = None) -> tuple[Config, list[str]]:
-    values, settings = read_settings(config, options)
+    values, settings, given = read_settings(config, options)
     ours, notes = translate(settings)
-    compat.nest(values, ours)
+    compat.nest(values, ours | given)
     return make_config(values), notes
 
 
@@ -65,11 +65,55 @@ def test_unknown_keys_name_the_nearest_and_old_ones_get_a_note() -> None:
         (("data.size=[",), "data.size: should be a valid integer"),
         (("NUM_GPUS", "all"), "NUM_GPUS: must be such as 1, got 'all'"),
         (("TRAIN.ENABLE", "no"), "TRAIN.ENABLE: must be such as True, got 'no'"),
+        (("DATA.TEST_CROP_SIZE", "big"), "DATA.TEST_CROP_SIZE: must be such as 224, got 'big'"),
+        (("SOLVER.FREEZE_BACKBONE", "no"), "SOLVER.FREEZE_BACKBONE: cannot be 'no'"),
+        (("SOLVER.OPTIMIZING_METHOD", "lion"), "SOLVER.OPTIMIZING_METHOD: cannot be 'lion'"),
+        (("SOLVER.BASE_LR", "-1"), "SOLVER.BASE_LR: train.lr must be positive, got -1"),
+        (("TRAIN.CHECKPOINT_PERIOD", "0"), "TRAIN.CHECKPOINT_PERIOD: train.released_every must be positive"),
+        (("solver.base_lr", "1"), "unknown key solver.base_lr; did you mean SOLVER.BASE_LR?"),
+        (("--num_shards", "0"), "NUM_SHARDS must be at least 1, got 0"),
+        (("NUM_GPUS", "-1"), "NUM_GPUS must be at least 0, got -1"),
+        (
+            ("--num_shards", "2", "--shard_id", "2"),
+            "SHARD_ID is 2 of 2 machines (NUM_SHARDS), counted from 0",
+        ),
+        (("--num_shards", "2", "--init_method", "tcp://host"), "--init_method: must be such as tcp://HOST:9"),
     ],
 )
 def test_values_that_cannot_be_are_named(options: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         main(options)
+
+
+def test_an_empty_value_is_one() -> None:
+    """As of a shell's variable that is not set; the options behind it stay what they are."""
+    config, _ = translated("TRAIN.CHECKPOINT_FILE_PATH", "", "", "SOLVER.BASE_LR", "0.1")
+    assert config.train.init_from is None
+    assert config.train.lr == 0.1
+
+
+def test_a_file_may_have_keys_of_both_kinds_and_the_command_line_comes_last(tmp_path: Path) -> None:
+    file = tmp_path / "both.yaml"
+    file.write_text("TRAIN: {AUTO_RESUME: False, BATCH_SIZE: 4}\ntrain: {momentum: 0.5, epochs: 3}\n")
+    config, _ = translated("train.resume=auto", "SOLVER.MAX_EPOCH", "7", config=str(file))
+    assert config.train.resume == "auto"  # what a stopped run says to add
+    assert (config.train.batch_size, config.train.momentum, config.train.epochs) == (4, 0.5, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TRAIN: {BATCH: 3}", "unknown key TRAIN.BATCH; did you mean TRAIN.BATCH_SIZE?"),
+        ("TRAIN: {1: 2}", "unknown key TRAIN.1; did you mean TRAIN."),
+        ("1: 2", "expected keys such as `model:`"),
+        ("XVIT: {USE_XVIT: perhaps}", "XVIT.USE_XVIT: cannot be 'perhaps'"),
+    ],
+)
+def test_what_is_wrong_in_a_file_names_it(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: {message}")):
+        main(["--cfg", str(file)])
 
 
 def test_false_is_false_in_any_case() -> None:

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xvit.compat import JOB_DEFAULTS, Settings, nest, read_settings, translate
+from xvit.compat import JOB_DEFAULTS, Settings, name_key, nest, read_settings, translate
 from xvit.config import Config, make_config
+from xvit.config_files import flatten
 from xvit.errors import ConfigError
 
 
@@ -24,24 +25,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--init_method", default="tcp://localhost:9999", help="tcp://HOST:PORT of machine 0")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE or KEY=VALUE")
     args = parser.parse_args(arguments)
-    values, settings = read_settings(args.config, args.options)
+    values, settings, given = read_settings(args.config, args.options)
     if args.num_shards is not None:
         settings["NUM_SHARDS"] = args.num_shards
+    if args.shard_id is not None:
+        settings["SHARD_ID"] = args.shard_id
+    job = _read_job(settings)
     ours, notes = translate(settings)
-    nest(values, ours)
-    values.setdefault("eval", {}).setdefault("combine", "logits")  # the released code adds up raw logits
-    config = make_config(values)
-    job = JOB_DEFAULTS | {key: value for key, value in settings.items() if key in JOB_DEFAULTS}
-    for key, default in JOB_DEFAULTS.items():
-        kind = int if isinstance(default, bool) else type(default)  # 0 and 1 will do for a switch
-        if default is not None and not isinstance(job[key], kind):
-            raise ConfigError(f"{key}: must be such as {default!r}, got {job[key]!r}")
-    number = job["SHARD_ID"] if args.shard_id is None else args.shard_id
-    _launch(job["NUM_GPUS"] if "NUM_GPUS" in settings else None, job["NUM_SHARDS"], number, args.init_method)
+    if "eval.combine" not in dict(flatten(values)):
+        ours.setdefault("eval.combine", "logits")  # the released code adds up raw logits
+    nest(values, ours | given)
+    try:
+        config = make_config(values)
+    except ConfigError as err:
+        raise ConfigError(name_key(str(err), settings)) from err
+    gpus = job["NUM_GPUS"] if "NUM_GPUS" in settings else None
+    _launch(gpus, job["NUM_SHARDS"], job["SHARD_ID"], args.init_method)
     for line in notes if _is_main() else ():
         print(f"note: {line}", file=sys.stderr)
     again = ["python", sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
     _run(config, job, again)
+
+
+def _read_job(settings: Settings) -> Settings:
+    """What `settings` say of the job itself, and the defaults. Raises ConfigError."""
+    job = JOB_DEFAULTS | {key: value for key, value in settings.items() if key in JOB_DEFAULTS}
+    for key, default in JOB_DEFAULTS.items():
+        number = default is None or isinstance(default, int)  # 0 and 1 will do for a switch
+        if job[key] != default and not isinstance(job[key], int if number else str):
+            raise ConfigError(f"{key}: must be such as {default or 224!r}, got {job[key]!r}")
+    for key, least in {"NUM_GPUS": 0, "NUM_SHARDS": 1, "SHARD_ID": 0}.items():
+        if job[key] < least:
+            raise ConfigError(f"{key} must be at least {least}, got {job[key]}")
+    if job["SHARD_ID"] >= job["NUM_SHARDS"]:
+        raise ConfigError(
+            f"SHARD_ID is {job['SHARD_ID']} of {job['NUM_SHARDS']} machines (NUM_SHARDS), counted from 0"
+        )
+    return job
 
 
 def _run(config: Config, job: Settings, again: Sequence[str]) -> None:
@@ -99,6 +119,8 @@ def _launch(gpus: int | None, machines: int, number: int, address: str) -> None:
     if processes * machines == 1:
         return
     host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if machines > 1 and not (host and port.isdecimal()):
+        raise ConfigError(f"--init_method: must be such as tcp://HOST:9999, got {address}")
     command = [sys.executable, "-m", "torch.distributed.run"]
     command += ["--nproc-per-node", str(processes)]
     if machines == 1:

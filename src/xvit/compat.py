@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from xvit.config import Config
+from xvit.config_errors import all_keys
 from xvit.config_files import flatten, put, read_value, read_yaml
 from xvit.errors import ConfigError
 
@@ -28,7 +31,24 @@ def to(key: str, convert: Callable[[Any], Any] = lambda value: value) -> Rule:
 
 def when(key: str, true: Any, false: Any) -> Rule:
     """A switch that is a value here."""
-    return lambda value, settings: {key: true if value else false}
+
+    def rule(value: Any, settings: Settings) -> Translated:
+        if value not in (True, False):  # "no" would be as good as yes
+            raise ValueError
+        return {key: true if value else false}
+
+    return rule
+
+
+def word(key: str, **meanings: Any) -> Rule:
+    """A word of a few."""
+
+    def rule(value: Any, settings: Settings) -> Translated:
+        if str(value).lower() not in meanings:
+            raise ValueError
+        return {key: meanings[str(value).lower()]}
+
+    return rule
 
 
 def note(why: str) -> Rule:
@@ -149,7 +169,7 @@ KEYS: dict[str, Rule] = {
     "SOLVER.MAX_EPOCH": to("train.epochs"),
     "SOLVER.MOMENTUM": to("train.momentum"),
     "SOLVER.NESTEROV": note("SGD with momentum is Nesterov's"),
-    "SOLVER.OPTIMIZING_METHOD": to("train.optimizer", lambda name: "adamw" if "adam" in name else "sgd"),
+    "SOLVER.OPTIMIZING_METHOD": word("train.optimizer", sgd="sgd", adam="adamw", adamw="adamw"),
     "SOLVER.STEPS": _STEPS,
     "SOLVER.STEP_SIZE": _STEPS,
     "SOLVER.WARMUP_EPOCHS": to("train.warmup_epochs"),
@@ -213,8 +233,8 @@ def translate(settings: Mapping[str, Any]) -> tuple[Translated, list[str]]:
     for key, value in settings.items():
         rule = KEYS.get(key) or KEYS.get(key.split(".")[0])
         if rule is None:
-            near = difflib.get_close_matches(key, KEYS, n=1)
-            raise ConfigError(f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else ""))
+            near = difflib.get_close_matches(key.upper(), KEYS, n=1, cutoff=0.0)
+            raise ConfigError(f"unknown key {key}; did you mean {near[0]}?")
         try:
             ours |= rule(value, dict(settings))
         except LookupError as why:
@@ -225,27 +245,48 @@ def translate(settings: Mapping[str, Any]) -> tuple[Translated, list[str]]:
     return ours, notes
 
 
-def read_settings(path: str | None, options: Sequence[str]) -> tuple[dict[str, Any], Settings]:
-    """A configuration file, ours or upper-case, and `KEY VALUE` or `KEY=VALUE` options.
+def read_settings(
+    path: str | None, options: Sequence[str]
+) -> tuple[dict[str, Any], Settings, dict[str, Any]]:
+    """A configuration file, ours or upper-case or some of both, and `KEY VALUE` or `KEY=VALUE` options.
 
-    Returns our nested values and the upper-case settings on top of them. Raises ConfigError.
+    Returns the file's nested values in our keys, the upper-case settings on top of them, and what was given
+    in our keys on the command line, which is to come last. Raises ConfigError.
     """
     values = read_yaml(path) if path else {}
-    settings: Settings = {}
-    if any(key.isupper() for key in values):
-        settings, values = {key: _value(value) for key, value in flatten(values)}, {}
-    pending = iter([option for option in options if option.strip()])  # a pasted command may end in a blank
+    theirs = {key: values.pop(key) for key in list(values) if key.isupper()}
+    settings = {key: _value(value) for key, value in flatten(theirs)}
+    given: dict[str, Any] = {}
+    try:
+        translate(settings)
+    except ConfigError as err:
+        raise ConfigError(f"{path}: {err}") from err
+    pending = iter(options)
     for option in pending:
+        if not option.strip():  # a pasted command may have blanks in it, or end in one
+            continue
         key, equals, text = option.partition("=")
         if not equals:
-            text = next(pending, "")
-            if not text:
+            value = next(pending, None)
+            if value is None:
                 raise ConfigError(f"{key}: a value is missing; write {key} VALUE")
+            text = value
         if key.isupper():
             settings[key] = _value(text)
+        elif key.upper() in KEYS and key not in all_keys(Config):
+            raise ConfigError(f"unknown key {key}; did you mean {key.upper()}?")
         else:
-            put(values, key, read_value(text))
-    return values, settings
+            given[key] = read_value(text)
+    return values, settings, given
+
+
+def name_key(problem: str, settings: Settings) -> str:
+    """A problem with our configuration, with the upper-case key in front that it comes from."""
+    for key, value in settings.items():
+        for ours in translate({key: value})[0]:
+            if re.match(rf"{re.escape(ours)}[ :.]", problem):
+                return f"{key}: {problem}"
+    return problem
 
 
 def _value(value: Any) -> Any:

@@ -26,7 +26,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {err.strerror}") from err
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{file}: expected keys such as `model:` and `data:` at the top")
     return values
 
@@ -67,4 +67,4 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            yield f"{prefix}{name}", value
