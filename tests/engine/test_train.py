@@ -369,6 +369,49 @@ def test_a_refused_resumption_changes_nothing(videos: Path, tmp_path: Path) -> N
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_other_classes_or_another_optimiser_are_not_gone_on_with(videos: Path, tmp_path: Path) -> None:
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=1"), quiet=True)
+    again = ("train.resume=auto", "train.max_steps=2")
+    with pytest.raises(
+        WeightsError, match=r"another model or optimiser \(train.optimizer was adamw, is sgd\)"
+    ):
+        train(small_config(videos, run, *again, "train.optimizer=sgd"), quiet=True)
+    for name, other in zip(("down", "grow", "left", "right", "shrink", "up"), "abcdef", strict=True):
+        shutil.copytree(videos / name, tmp_path / "renamed" / other)
+    with pytest.raises(WeightsError, match="checkpoint is of another list of classes"):
+        train(small_config(tmp_path / "renamed", run, *again), quiet=True)
+
+
+def test_going_on_with_other_videos_is_told(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    train(small_config(copy, tmp_path / "r", "train.max_steps=1"), quiet=True)
+    lines = (copy / "train.csv").read_text().splitlines()
+    (copy / "train.csv").write_text("\n".join(lines[1:]))
+    train(small_config(copy, tmp_path / "r", "train.max_steps=2", "train.resume=auto"))
+    assert "note   resumed with other training videos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n[1]\nnull\n", b'{"event": "step"}\n{"step": 1}\n'])
+def test_a_log_that_somebody_damaged_keeps_no_run_from_going_on(
+    videos: Path, tmp_path: Path, content: bytes
+) -> None:
+    settings = ("train.trackers=[csv]", "train.resume=auto")
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=1", *settings), quiet=True)
+    (run / "log.jsonl").write_bytes(content)
+    (run / "log.csv").write_bytes(content)
+    train(small_config(videos, run, "train.max_steps=2", *settings), quiet=True)
+    assert [e["step"] for e in read_log(run) if "loss" in e] == [2]
+    assert (run / "log.csv").read_text().splitlines()[-1].startswith("2,")
+
+
+def test_a_folder_that_takes_no_log_is_named(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "r" / "log.jsonl").mkdir(parents=True)
+    with pytest.raises(XViTError, match=r"log\.jsonl.*: Is a directory; mend that"):
+        train(small_config(videos, tmp_path / "r", "train.max_steps=1"), quiet=True)
+
+
 def test_a_folder_of_the_released_code_is_not_gone_on_with(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,24 @@ def test_the_newest_is_loaded_and_old_ones_go(tmp_path: Path) -> None:
     assert torch.equal(state["weight"], torch.full((3,), 100))
 
 
+def test_what_else_lies_there_is_no_checkpoint(tmp_path: Path) -> None:
+    """It would be taken for a newer one, and the run's own deleted in its stead."""
+    save(tmp_path, 5)
+    (tmp_path / "checkpoints" / "step_best").mkdir()
+    (tmp_path / "checkpoints" / "step_00000009 (copy)").mkdir()
+    (tmp_path / "checkpoints" / "step_00000005.zip").write_bytes(b"")
+    save(tmp_path, 6, keep_last=1)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
+        "step_00000006",
+        "step_best",
+        "step_00000009 (copy)",
+        "step_00000005.zip",
+    }
+    state = load_newest(tmp_path)
+    assert state is not None
+    assert state["step"] == 6
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
 def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -21,6 +22,7 @@ from xvit.errors import WeightsError, XViTError, XViTWarning
 EARLIER = "checkpoints.earlier"
 STATE, DIGEST = "state.pt", "sha256"
 UNFINISHED = ".unfinished"
+NAME = re.compile(r"step_\d{8}")
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
@@ -51,9 +53,9 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], *, keep_last: i
 
 
 def find_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, whole or not."""
+    """The checkpoint folders of a run, newest first, whole or not; other files there are not ours."""
     found = (run / "checkpoints").glob("step_*")
-    return sorted((path for path in found if not path.name.endswith(UNFINISHED)), reverse=True)
+    return sorted((path for path in found if NAME.fullmatch(path.name) and path.is_dir()), reverse=True)
 
 
 def set_aside(run: Path) -> None:

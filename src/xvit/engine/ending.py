@@ -25,7 +25,8 @@ OTHERS_LEAVE_SECONDS = 1.0
 
 @contextlib.contextmanager
 def mendable(folder: Path) -> Iterator[None]:
-    """A full disk outside of a checkpoint (log, model) as one line; the way on from an unreadable video.
+    """What the run's folder does not take outside of a checkpoint (log, model) as one line, such as on a full
+    disk or where the folder is gone; the way on from an unreadable video.
 
     Raises XViTError.
     """
@@ -37,10 +38,13 @@ def mendable(folder: Path) -> Iterator[None]:
             f"{err.reason}; data.on_error=skip leaves such videos out, `xvit data check` lists them all",
         ) from err
     except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            way = "make room and go on with train.resume=auto: the checkpoints are whole"
+            raise XViTError(f"{folder}: {err.strerror}; {way}") from err
+        if not str(err.filename).startswith(str(folder)):
             raise
         raise XViTError(
-            f"{folder}: {err.strerror}; make room and go on with train.resume=auto: the checkpoints are whole"
+            f"{err.filename}: {err.strerror}; mend that and go on with train.resume=auto"
         ) from err
 
 

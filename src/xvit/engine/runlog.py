@@ -44,12 +44,14 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first; a line cut short by a kill is left out."""
+    """The events of a run, oldest first; what is none, such as a line cut short by a kill, is left out."""
     events = []
     path = folder / "log.jsonl"
-    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
+            event = json.loads(line)
+            if isinstance(event, dict) and "event" in event:
+                events.append(event)
     return events
 
 

@@ -20,8 +20,8 @@ from xvit.data import VideoDataset, make_loader
 from xvit.engine.checkpoint import save_checkpoint
 from xvit.engine.optim import freeze, make_optimizer
 from xvit.engine.processes import collect_state, make_accelerator, restore_state, shard, whole_weights
-from xvit.engine.start import load_lists, make_model
-from xvit.errors import ConfigError, WeightsError, XViTError
+from xvit.engine.start import load_lists, make_model, of_another
+from xvit.errors import ConfigError, XViTError
 from xvit.models import XViT, save_model
 from xvit.models.convert import convert_weights, save_torch
 from xvit.models.cost import activations, multiply_adds
@@ -248,6 +248,8 @@ class Run:
         with self.changing:
             state = {
                 "step": step,
+                "classes": self.train_list.classes,
+                "list_sha256": self.train_list.digest,
                 **collect_state(self.model, self.optimizer.optimizer),
                 "average": None if self.average is None else collect_state(self.average),
                 "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
@@ -280,7 +282,9 @@ class Run:
                 draft.replace(target)
 
     def load_state(self, state: dict[str, Any]) -> int:
-        """Take over a checkpoint's state and return its step."""
+        """Take over a checkpoint's state and return its step. Raises WeightsError on another run's."""
+        if state.get("classes", self.train_list.classes) != self.train_list.classes:
+            raise of_another("list of classes", self.folder, self.config)
         try:
             restore_state(state, self.model, self.optimizer.optimizer)
             if self.average is not None:
@@ -288,8 +292,7 @@ class Run:
             if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, TypeError, KeyError) as err:
-            reason = "its checkpoint is of another model; choose another output or train.resume=never"
-            raise WeightsError(self.folder, reason) from err
+            raise of_another("model or optimiser", self.folder, self.config) from err
         self.metrics, self.best = state["metrics"], state["best"]
         self.worse, self.nonfinite = state["worse"], state["nonfinite"]
         self.validated, self.unreadable = state["validated"], state["unreadable"]

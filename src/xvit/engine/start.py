@@ -135,10 +135,22 @@ def notes_on_resuming(folder: Path, config: Config, resumed: bool) -> list[str]:
             f"{released[-1]} is in the released code's layout, from which no run goes on: this begins anew; "
             "train.init_from=FILE (TRAIN.CHECKPOINT_FILE_PATH) would begin with its weights"
         ]
+    return [f"resumed with another setting: {line}" for line in changed_settings(folder, config)]
+
+
+def changed_settings(folder: Path, config: Config) -> list[str]:
+    """How `config` differs from the run's own, in what changes a step."""
     try:
         before = dict(flatten(load_config(folder / "config.yaml").model_dump(mode="json")))
     except ConfigError:  # of an older version, or gone
         return []
     now = dict(flatten(config.model_dump(mode="json")))
-    changed = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key) != now[key]]
-    return [f"resumed with another setting: {line}" for line in changed if line.split()[0] not in MAY_CHANGE]
+    changed = [key for key in now if before.get(key) != now[key] and key not in MAY_CHANGE]
+    return [f"{key} was {before.get(key)}, is {now[key]}" for key in changed]
+
+
+def of_another(what: str, folder: Path, config: Config) -> WeightsError:
+    """The error of a checkpoint in `folder` that `config` cannot go on from, with what differs."""
+    changed = "".join(f" ({line})" for line in changed_settings(folder, config)[:3])
+    way = "choose another output or train.resume=never"
+    return WeightsError(folder, f"its checkpoint is of another {what}{changed}; {way}")

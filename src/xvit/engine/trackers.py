@@ -41,11 +41,12 @@ class CsvTracker(GeneralTracker):
         """Go on after `step`: the rows of later steps are about to come again. Step 0 begins a new file."""
         kept: list[dict[str, Any]] = []
         if step and self.path.exists():
-            with self.path.open(newline="", encoding="utf8") as file:
+            with self.path.open(newline="", encoding="utf8", errors="replace") as file:
                 reader = csv.DictReader(file)
                 whole = [row for row in reader if None not in row.values()]  # a kill cuts the last one short
-                kept = [row for row in whole if int(row["step"]) <= step]
-                self.columns = list(reader.fieldnames or self.columns)
+                kept = [row for row in whole if row.get("step", "").isdecimal() and int(row["step"]) <= step]
+                if "step" in (reader.fieldnames or ()):
+                    self.columns = list(reader.fieldnames or ())
         self._rewrite(kept)
 
     @on_main_process

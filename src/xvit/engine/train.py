@@ -107,10 +107,13 @@ def begin(run: Run) -> Beginning:
     step = run.load_state(state) if state else 0
     run.check_alike(step)
     notes = notes_on_resuming(folder, config, state is not None)
+    if state and state.get("list_sha256", run.train_list.digest) != run.train_list.digest:
+        notes.append("resumed with other training videos: epochs are counted in those there are now")
     if run.is_main:
         claim(folder, config)
     start_trackers(run.accelerator, config, step)
-    log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
+    with mendable(folder):
+        log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
     steps = min(config.train.epochs * run.steps_per_epoch, config.train.max_steps or sys.maxsize)
     log.write(
         "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
