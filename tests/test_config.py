@@ -31,6 +31,8 @@ from xvit.errors import ConfigError
         ("eval.views=3y", "views must be CROPSxCLIPS, such as \"3x2\", got '3y'"),
         ("eval.views=3", "views must be CROPSxCLIPS, such as \"3x2\", got '3'"),
         ("train.learning_rate=1", "unknown key train.learning_rate; did you mean train.lr?"),
+        ("output=", "output: is empty, got ''"),
+        ("train.init_from=", "train.init_from: is empty, got ''"),
         ("train.wd=1", "unknown key train.wd; did you mean train.weight_decay?"),
     ],
 )
@@ -48,6 +50,15 @@ def test_overrides_are_read_as_yaml() -> None:
     assert config.model.mixing.blocks == (0, 2)
     assert config.data.root == "/videos, all"
     assert config.output == "a=b"
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config(
+        None, ["output=~/r", "data.root=~/v", "train.init_from=~/w", "model.backbone_weights=~/b"]
+    )
+    paths = (config.output, config.data.root, config.train.init_from, config.model.backbone_weights)
+    assert paths == tuple(str(tmp_path / name) for name in "rvwb")
 
 
 def test_a_written_configuration_reads_back(tmp_path: Path) -> None:

@@ -6,12 +6,21 @@ here, after all overrides are in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from xvit.config_errors import explain
@@ -24,6 +33,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _as_path(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return os.path.expanduser(text)
+
+
+PathText = Annotated[str, AfterValidator(_as_path)]  # ~ is the home folder, in files too
 
 
 def parse_views(views: str) -> tuple[int, int]:
@@ -88,7 +106,7 @@ class ModelConfig(_Section):
 
     name: str = "xvit_base_patch16"
     backbone_args: dict[str, Any] = {}
-    backbone_weights: str | None = None
+    backbone_weights: PathText | None = None
     attention: Literal["mixing", "spatial", "divided", "joint"] = "mixing"
     mixing: Mixing = Mixing()
     summary_token: bool = False
@@ -160,7 +178,7 @@ class DataConfig(ClipConfig):
     on_error:     "skip" leaves unreadable videos out, counted and named.
     """
 
-    root: str | None = None
+    root: PathText | None = None
     format: str = "auto"
     fold: Annotated[int, Field(ge=1, le=3)] = 1
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -216,7 +234,7 @@ class TrainConfig(_Section):
     gate_lr_scale: Annotated[float, Field(gt=0)] = 1.0
     head_first: Annotated[int, Field(ge=0)] = 0
     trained_blocks: Annotated[int, Field(ge=0)] | None = None
-    init_from: str | None = None
+    init_from: PathText | None = None
     new_head: bool = False
     label_smoothing: Share = 0.0
     mixup_alpha: NonNegative = 0.0
@@ -265,7 +283,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
-    output: str = "runs/xvit"
+    output: PathText = "runs/xvit"
     seed: int = 0
     device: str = "auto"
 

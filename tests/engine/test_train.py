@@ -31,6 +31,7 @@ from xvit.engine.runlog import read_log
 from xvit.engine.setup import Run, build_run, expected_cost
 from xvit.engine.train import train
 from xvit.errors import ConfigError, DatasetError, VideoReadError, WeightsError, XViTError
+from xvit.report.curves import conclude
 from xvit.types import Batch
 
 SMALL = (
@@ -312,6 +313,10 @@ def test_a_released_file_that_cannot_be_is_refused_at_the_start(
             "train.new_head replaces the classifier of train.init_from, which is not set",
         ),
         ("device=meta", "device: cannot train on 'meta' here, but on"),
+        (
+            "train.best_metric=map",
+            "train.best_metric=map is for videos of several labels; here it must be top",
+        ),
         ("output=/dev/null", "output: cannot write to /dev/null: File exists"),
     ],
 )
@@ -554,6 +559,29 @@ def test_unreadable_videos_are_named_or_stop_the_run(videos: Path, tmp_path: Pat
     run = train(small_config(root, tmp_path / "b", "data.val_fraction=0.3", "data.on_error=skip"), quiet=True)
     metrics = json.loads((run / "metrics.json").read_text())
     assert broken.name in str(metrics["unreadable"]) or metrics["missing"] == 1
+
+
+def test_a_val_video_that_is_left_out_is_named_too(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    broken = copy / "left" / "val_00000.mp4"
+    broken.write_bytes(b"no video")
+    settings = ("data.on_error=skip", "train.max_steps=1")
+    run = train(small_config(copy, tmp_path / "r", *settings), quiet=True)
+    assert list(json.loads((run / "metrics.json").read_text())["unreadable"]) == [str(broken)]
+    conclude(run, ["xvit", "train"])
+    assert f"not read: {broken}" in capsys.readouterr().out
+
+
+def test_nothing_is_learned_from_no_video(videos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    for file in copy.glob("*/train*.mp4"):
+        file.write_bytes(b"no video")
+    with pytest.raises(
+        DatasetError, match=r"none of the 18 training videos can be read: .*\.mp4: not a read"
+    ):
+        train(small_config(copy, tmp_path / "r", "data.on_error=skip"), quiet=True)
 
 
 def test_adapters_learn_where_the_image_model_does_not(videos: Path, tmp_path: Path) -> None:

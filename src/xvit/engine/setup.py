@@ -16,12 +16,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from xvit.config import Config, write_yaml
-from xvit.data import VideoDataset, make_loader
+from xvit.data import Manifest, VideoDataset, make_loader
 from xvit.engine.checkpoint import save_checkpoint
 from xvit.engine.optim import freeze, make_optimizer
 from xvit.engine.processes import collect_state, make_accelerator, restore_state, shard, whole_weights
 from xvit.engine.start import load_lists, make_model, of_another
-from xvit.errors import ConfigError, XViTError
+from xvit.errors import ConfigError, DatasetError, XViTError
 from xvit.models import XViT, save_model
 from xvit.models.convert import convert_weights, save_torch
 from xvit.models.cost import activations, multiply_adds
@@ -169,15 +169,28 @@ class Run:
     def batches(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
         """The accumulated passes of each step, on the device.
 
-        A batch without a readable video (`data.on_error=skip`) takes part as one with no clips.
+        A batch without a readable video (`data.on_error=skip`) takes part as one with no clips. Raises
+        DatasetError where there is no readable one in the list.
         """
         passes: list[Batch] = []
-        for batch in loader:
-            self.unreadable |= {self.train_list.records[row].path: reason for row, reason in batch.failures}
+        for batch in self.watched(loader, self.train_list):
+            records = self.train_list.records
+            if not len(batch.index) and all(record.path in self.unreadable for record in records):
+                path, reason = next(iter(self.unreadable.items()))
+                raise DatasetError(
+                    f"{self.config.data.root}: none of the {len(records)} training videos can be read: "
+                    f"{path}: {reason}"
+                )
             passes.append(batch.to(self.accelerator.device))
             if len(passes) == self.config.train.accumulate:
                 yield passes
                 passes = []
+
+    def watched(self, loader: Iterable[Batch], manifest: Manifest) -> Iterator[Batch]:
+        """The batches of `manifest`, while it is kept which videos could not be read."""
+        for batch in loader:
+            self.unreadable |= {manifest.records[row].path: reason for row, reason in batch.failures}
+            yield batch
 
     def gradients_held(self, held: bool) -> contextlib.AbstractContextManager[None]:
         """Where `held`, processes do not exchange gradients yet."""

@@ -98,6 +98,10 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
     for manifest in (train_list, val_list):
         if not manifest.records:
             raise DatasetError(f"{config.data.root}: no videos in the {manifest.split} split")
+    if config.train.best_metric == "map" and not train_list.several_labels:
+        raise ConfigError(
+            "train.best_metric=map is for videos of several labels; here it must be top1 or top5"
+        )
     if len(train_list.classes) == 1 and len(train_list.classes[0]) == 1:
         name = train_list.classes[0][0]
         raise DatasetError(

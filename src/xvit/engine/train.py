@@ -237,7 +237,7 @@ def validate(
         loader = prepare_data_loader(
             loader, num_processes=processes, process_index=rank, split_batches=False, even_batches=False
         )
-    batches = itertools.takewhile(lambda batch: not stop.requested, loader)
+    batches = itertools.takewhile(lambda batch: not stop.requested, run.watched(loader, manifest))
     evaluation = evaluate(
         model, batches, manifest=manifest, accelerator=run.accelerator, combine=config.eval.combine
     )
