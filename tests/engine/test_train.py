@@ -574,6 +574,23 @@ def test_a_val_video_that_is_left_out_is_named_too(
     assert f"not read: {broken}" in capsys.readouterr().out
 
 
+def test_a_run_among_the_classes_is_refused(videos: Path, tmp_path: Path) -> None:
+    """The next one would take its pictures for a video."""
+    for name in ("left", "right"):
+        shutil.copytree(videos / name, tmp_path / name)
+    with pytest.raises(ConfigError, match=r"is in data\.root, where it would be a class"):
+        train(small_config(tmp_path, tmp_path / "run"), quiet=True)
+
+
+def test_the_end_says_why_it_is_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"step": 4, "steps": 9, "stopped": False, "unreadable": {}, "nonfinite": 2}
+    (tmp_path / "metrics.json").write_text(json.dumps(found))
+    conclude(tmp_path, ["xvit", "train"])
+    said = capsys.readouterr().out
+    assert "skipped: 2 steps whose loss was not finite" in said
+    assert "ended at step 4 of 9: nothing got better (train.patience)" in said
+
+
 def test_nothing_is_learned_from_no_video(videos: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(videos, tmp_path / "videos")
     for file in copy.glob("*/train*.mp4"):

@@ -110,7 +110,7 @@ def finish(run: Run, log: RunLog, step: int, steps: int, *, stopped: bool) -> No
 def write_results(run: Run, log: RunLog, step: int, steps: int, stopped: bool) -> None:
     """The last event, the model, `metrics.json`."""
     metrics = {"step": step, "steps": steps, "stopped": stopped, **run.best, **run.metrics}
-    metrics["unreadable"] = run.all_unreadable()
+    metrics |= {"unreadable": run.all_unreadable(), "nonfinite": run.nonfinite}
     metrics["list_sha256"] = {"train": run.train_list.digest, "val": run.val_list.digest}
     log.write("end", **metrics)
     model = run.evaluated()

@@ -94,6 +94,11 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
     if config.data.root is None:
         raise ConfigError("data.root is not set; add data.root=FOLDER, the folder that holds your videos")
     train_list = load_manifest(config.data, "train")
+    inside = Path(config.output).resolve().is_relative_to(Path(config.data.root).resolve())
+    if train_list.format == "class_folders" and inside:
+        raise ConfigError(
+            f"output: {config.output} is in data.root, where it would be a class; choose another folder"
+        )
     val_list = load_manifest(config.data, "val", classes=train_list.classes)
     for manifest in (train_list, val_list):
         if not manifest.records:

@@ -46,6 +46,10 @@ def conclude(run: Path, command: Sequence[str]) -> None:
     found = json.loads((run / "metrics.json").read_text(encoding="utf8"))
     for path, reason in found["unreadable"].items():
         print(f"not read: {path}: {reason}")
+    if found.get("nonfinite"):
+        print(f"skipped: {found['nonfinite']} steps whose loss was not finite (train.max_nonfinite)")
+    if not found["stopped"] and found["step"] < found["steps"]:
+        print(f"ended at step {found['step']} of {found['steps']}: nothing got better (train.patience)")
     if not found["stopped"]:
         print(f"saved {run}; next: xvit eval {run} --views 3x1")
         return
