@@ -345,6 +345,15 @@ def test_the_start_screen_has_doubts(videos: Path, tmp_path: Path) -> None:
         assert "note" not in build_run(small_config(videos, tmp_path / "r", *settled)).describe(1)
 
 
+def test_val_videos_that_are_trained_on_are_told(videos: Path, tmp_path: Path) -> None:
+    known = (videos / "train.csv").read_text().splitlines()[:2]
+    shutil.copytree(videos, tmp_path / "videos")
+    with (tmp_path / "videos" / "val.csv").open("a") as file:
+        file.write("\n".join(known) + "\n")
+    screen = build_run(small_config(tmp_path / "videos", tmp_path / "r")).describe(1)
+    assert "note   2 of the 8 val videos are training videos" in screen
+
+
 def test_a_run_that_begins_anew_keeps_its_own_checkpoints(videos: Path, tmp_path: Path) -> None:
     """Those of the run before have later steps, and would be taken for newer."""
     run = train(small_config(videos, tmp_path / "r", "train.max_steps=5"), quiet=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,14 +19,12 @@ from xvit.data import Manifest, VideoDataset, make_loader
 from xvit.engine.checkpoint import save_checkpoint
 from xvit.engine.optim import freeze, make_optimizer
 from xvit.engine.processes import collect_state, make_accelerator, restore_state, shard, whole_weights
-from xvit.engine.start import load_lists, make_model, of_another
+from xvit.engine.start import find_doubts, load_lists, make_model, of_another
 from xvit.errors import ConfigError, DatasetError, XViTError
 from xvit.models import XViT, save_model
 from xvit.models.convert import convert_weights, save_torch
 from xvit.models.cost import activations, multiply_adds
 from xvit.types import Batch
-
-SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # in a class's name
 
 
 class Run:
@@ -132,6 +129,7 @@ class Run:
         clip = self.model.clip
         macs, memory = expected_cost(self)
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        doubts = find_doubts(self.config, self.train_list, self.val_list, self.batch_size)
         return "\n".join(
             [
                 f"data   {len(self.train_list.records)} train and {len(self.val_list.records)} val videos, "
@@ -143,28 +141,9 @@ class Run:
                 f"on {self.accelerator.num_processes} × {self.accelerator.device}",
                 f"memory about {memory / 1e9:.2g} GB a process, beside decoded videos and libraries",
                 f"output {self.folder}",
-                *(f"note   {line}" for line in (*notes, *self.doubts())),
+                *(f"note   {line}" for line in (*notes, *doubts)),
             ]
         )
-
-    def doubts(self) -> list[str]:
-        """What the configuration says and this run cannot do, or what nobody would want."""
-        settings, found = self.config.train, []
-        if self.batch_size < settings.batch_size:
-            few = f"train.batch_size={settings.batch_size} is more than the videos there are"
-            found.append(f"{few}: a step takes {self.batch_size}")
-        if settings.warmup_epochs >= settings.epochs:
-            long = f"train.warmup_epochs={settings.warmup_epochs:g} is all of train.epochs={settings.epochs}"
-            found.append(f"{long}: the learning rate never gets to train.lr")
-        augment = self.config.data.augment
-        paired = {*augment.flip_labels, *augment.flip_labels.values()}
-        sided = [n for names in self.train_list.classes for n in names if SIDE.search(n) and n not in paired]
-        if sided and augment.flip_prob:
-            found.append(
-                f"data.augment.flip_prob={augment.flip_prob:g} mirrors clips of {sided[0]!r} too: where that "
-                "makes them another class, name the two in data.augment.flip_labels, or set flip_prob=0"
-            )
-        return found
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
         """The accumulated passes of each step, on the device.
