@@ -144,8 +144,8 @@ KEYS: dict[str, Rule] = {
     "MODEL.DROPOUT_RATE": to("model.dropout"),
     "MODEL.FC_INIT_STD": note("as timm initialises linear layers"),
     "MODEL.HEAD_ACT": note("logits; see eval.combine"),
-    "MODEL.LOSS_FUNC": to(
-        "train.label_smoothing", lambda name: SMOOTHING if name == "smooth_cross_entropy" else 0.0
+    "MODEL.LOSS_FUNC": word(
+        "train.label_smoothing", cross_entropy=0.0, soft_cross_entropy=0.0, smooth_cross_entropy=SMOOTHING
     ),
     "MODEL.MODEL_NAME": note("everything here is an XViT"),
     "MODEL.MULTI_PATHWAY_ARCH": note("an XViT has one stream of frames"),
