@@ -79,6 +79,14 @@ def test_yaml_errors_name_file_and_line(tmp_path: Path) -> None:
         load_config(tmp_path / "missing.yaml")
 
 
+def test_a_section_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "train: {epochs: 3}\nmodel: &m {name: a}\ndata: {<<: *m}\ntrain: {lr: 1}\n"
+    )
+    with pytest.raises(ConfigError, match=r"c\.yaml:4: not YAML: train stands here a second time"):
+        load_config(tmp_path / "c.yaml")
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml")), ids=str)
 def test_shipped_configurations_are_valid(path: Path) -> None:
     assert isinstance(load_config(path), Config)

@@ -12,11 +12,24 @@ import yaml
 from xvit.errors import ConfigError
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: the last would silently replace the first, a whole section too."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"{key.value} stands here a second time"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The nested mapping in a YAML file. Raises ConfigError."""
     file = _find(path)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf8"))
+        values = yaml.load(file.read_text(encoding="utf8"), _Loader)
     except yaml.MarkedYAMLError as err:
         line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
         raise ConfigError(f"{file}{line}: not YAML: {err.problem}") from err
