@@ -28,7 +28,8 @@ from xvit.engine import checkpoint, signals
 from xvit.engine import train as train_module
 from xvit.engine.checkpoint import load_newest
 from xvit.engine.runlog import read_log
-from xvit.engine.setup import Run, build_run, expected_cost
+from xvit.engine.screen import describe, expected_cost
+from xvit.engine.setup import Run, build_run
 from xvit.engine.train import train
 from xvit.errors import ConfigError, DatasetError, VideoReadError, WeightsError, XViTError
 from xvit.report.curves import conclude
@@ -334,7 +335,7 @@ def test_image_weights_are_no_model_to_start_from(videos: Path, tmp_path: Path) 
 
 def test_the_start_screen_has_doubts(videos: Path, tmp_path: Path) -> None:
     changes = ("train.batch_size=99", "train.warmup_epochs=4", "data.augment.flip_prob=0.5")
-    lines = build_run(small_config(videos, tmp_path / "r", *changes)).describe(1).splitlines()
+    lines = describe(build_run(small_config(videos, tmp_path / "r", *changes)), 1).splitlines()
     assert lines[-3:] == [
         "note   train.batch_size=99 is more than the videos there are: a step takes 18",
         "note   train.warmup_epochs=4 is all of train.epochs=4: the learning rate never gets to train.lr",
@@ -342,7 +343,7 @@ def test_the_start_screen_has_doubts(videos: Path, tmp_path: Path) -> None:
         "name the two in data.augment.flip_labels, or set flip_prob=0",
     ]
     for settled in ((), ("data.augment.flip_prob=0.5", "data.augment.flip_labels={left: right}")):
-        assert "note" not in build_run(small_config(videos, tmp_path / "r", *settled)).describe(1)
+        assert "note" not in describe(build_run(small_config(videos, tmp_path / "r", *settled)), 1)
 
 
 def test_val_videos_that_are_trained_on_are_told(videos: Path, tmp_path: Path) -> None:
@@ -350,7 +351,7 @@ def test_val_videos_that_are_trained_on_are_told(videos: Path, tmp_path: Path) -
     shutil.copytree(videos, tmp_path / "videos")
     with (tmp_path / "videos" / "val.csv").open("a") as file:
         file.write("\n".join(known) + "\n")
-    screen = build_run(small_config(tmp_path / "videos", tmp_path / "r")).describe(1)
+    screen = describe(build_run(small_config(tmp_path / "videos", tmp_path / "r")), 1)
     assert "note   2 of the 8 val videos are training videos" in screen
 
 
@@ -641,7 +642,7 @@ def test_the_memory_it_expects_is_less_where_less_is_kept(videos: Path, tmp_path
     assert memory("train.optimizer=sgd") == whole - 4 * sum(
         tensor.numel() for tensor in build_run(small_config(videos, tmp_path / "r")).model.parameters()
     )
-    assert "memory about" in build_run(small_config(videos, tmp_path / "r")).describe(1)
+    assert "memory about" in describe(build_run(small_config(videos, tmp_path / "r")), 1)
 
 
 def test_a_resumed_log_tells_every_step_once(videos: Path, tmp_path: Path) -> None:

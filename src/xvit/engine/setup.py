@@ -17,13 +17,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from xvit.config import Config, write_yaml
 from xvit.data import Manifest, VideoDataset, make_loader
 from xvit.engine.checkpoint import save_checkpoint
-from xvit.engine.optim import freeze, make_optimizer
+from xvit.engine.optim import make_optimizer
 from xvit.engine.processes import collect_state, make_accelerator, restore_state, shard, whole_weights
-from xvit.engine.start import find_doubts, load_lists, make_model, of_another
+from xvit.engine.start import load_lists, make_model, of_another
 from xvit.errors import ConfigError, DatasetError, XViTError
 from xvit.models import XViT, save_model
 from xvit.models.convert import convert_weights, save_torch
-from xvit.models.cost import activations, multiply_adds
 from xvit.types import Batch
 
 
@@ -123,27 +122,6 @@ class Run:
     @property
     def out_of_patience(self) -> bool:
         return self.config.train.patience is not None and self.worse >= self.config.train.patience
-
-    def describe(self, steps: int, notes: Iterable[str] = ()) -> str:
-        """What is about to happen, for a person, and `notes` on it."""
-        clip = self.model.clip
-        macs, memory = expected_cost(self)
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        doubts = find_doubts(self.config, self.train_list, self.val_list, self.batch_size)
-        return "\n".join(
-            [
-                f"data   {len(self.train_list.records)} train and {len(self.val_list.records)} val videos, "
-                f"{sum(self.train_list.num_classes)} classes, {self.train_list.format}",
-                f"model  {self.model.config.name}, {self.num_parameters / 1e6:.2f} M parameters "
-                f"({trained / 1e6:.2f} M trained), {macs / 1e9:.3g} G "
-                f"multiply-adds a clip of {clip.num_frames} frames at {clip.size} px",
-                f"steps  {steps} of {self.batch_size} clips, {self.steps_per_epoch} an epoch, "
-                f"on {self.accelerator.num_processes} × {self.accelerator.device}",
-                f"memory about {memory / 1e9:.2g} GB a process, beside decoded videos and libraries",
-                f"output {self.folder}",
-                *(f"note   {line}" for line in (*notes, *doubts)),
-            ]
-        )
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
         """The accumulated passes of each step, on the device.
@@ -295,26 +273,6 @@ class Run:
 def _averaged(average: AveragedModel) -> XViT:
     assert isinstance(average.module, XViT)
     return average.module
-
-
-def expected_cost(run: Run) -> tuple[int, int]:
-    """Multiply-adds of a clip, and the bytes of a training step in each process.
-
-    The bytes are those of weights, gradients, the optimiser's state, the average and what autograd keeps, all
-    in float32: with bf16 or fp16 it keeps less.
-    """
-    config, clip = run.config, run.model.clip
-    with torch.device("meta"):
-        twin = XViT(run.model.config, num_classes=run.model.num_classes, clip=clip)
-        macs = multiply_adds(twin, torch.empty(1, clip.num_frames, 3, clip.size, clip.size))
-    freeze(twin, config.train.trained_blocks)
-    trained = sum(p.numel() for p in twin.parameters() if p.requires_grad)
-    copies = run.num_parameters * (1 if run.average is None else 2)
-    state = trained * (1 if config.train.optimizer == "sgd" else 2)
-    parts = run.accelerator.num_processes if run.sharded else 1
-    clips = run.batch_size // (config.train.accumulate * run.accelerator.num_processes)
-    kept = activations(twin)[config.train.grad_checkpointing]
-    return macs, 4 * (copies + trained + state) // parts + clips * kept
 
 
 def build_run(config: Config) -> Run:

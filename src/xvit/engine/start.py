@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from xvit.config import Config, load_config, write_yaml
@@ -14,8 +13,6 @@ from xvit.errors import ConfigError, DatasetError, WeightsError
 from xvit.models import XViT, build_model, load_model
 from xvit.models.convert import check_released
 from xvit.models.transfer import fit_weights
-
-SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # in a class's name
 
 # What a resumed run may have otherwise without a word: it changes no step.
 MAY_CHANGE = {"device", "output", "data.num_workers", "eval.batch_size"} | {
@@ -124,32 +121,6 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
                 f"{config.data.root}: the class {names[min(unseen)]!r} is in val but not in train"
             )
     return train_list, val_list
-
-
-def find_doubts(config: Config, train_list: Manifest, val_list: Manifest, batch_size: int) -> list[str]:
-    """What is asked for and cannot be done with steps of `batch_size`, or can hardly be meant."""
-    settings, augment, found = config.train, config.data.augment, []
-    if batch_size < settings.batch_size:
-        few = f"train.batch_size={settings.batch_size} is more than the videos there are"
-        found.append(f"{few}: a step takes {batch_size}")
-    if settings.warmup_epochs >= settings.epochs:
-        long = f"train.warmup_epochs={settings.warmup_epochs:g} is all of train.epochs={settings.epochs}"
-        found.append(f"{long}: the learning rate never gets to train.lr")
-    paired = {*augment.flip_labels, *augment.flip_labels.values()}
-    sided = [n for names in train_list.classes for n in names if SIDE.search(n) and n not in paired]
-    if sided and augment.flip_prob:
-        found.append(
-            f"data.augment.flip_prob={augment.flip_prob:g} mirrors clips of {sided[0]!r} too: where that "
-            "makes them another class, name the two in data.augment.flip_labels, or set flip_prob=0"
-        )
-    clips, others = ({(r.path, r.start_seconds) for r in m.records} for m in (train_list, val_list))
-    seen = len(clips & others)
-    if seen:
-        found.append(
-            f"{seen} of the {len(others)} val videos are training videos: what is measured on them "
-            "tells nothing of new ones"
-        )
-    return found
 
 
 def claim(folder: Path, config: Config) -> None:

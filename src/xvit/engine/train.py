@@ -23,6 +23,7 @@ from xvit.engine.evaluate import evaluate
 from xvit.engine.optim import classification_loss, correct, draw_blend, learning_rate
 from xvit.engine.processes import share_words
 from xvit.engine.runlog import ProgressLine, RunLog
+from xvit.engine.screen import describe
 from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal
 from xvit.engine.start import claim, notes_on_resuming
@@ -51,7 +52,7 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
         mendable(folder),
     ):
         if run.is_main and not quiet:
-            print(run.describe(steps, notes))
+            print(describe(run, steps, notes))
         if settings.head_first and not resumed:
             fit_head_first(run, stop, quiet=quiet)
         with ProgressLine("train", steps, done=step, quiet=quiet or not run.is_main) as bar:
