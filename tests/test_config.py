@@ -17,6 +17,8 @@ from xvit.errors import ConfigError
     ("override", "message"),
     [
         ("data.num_frames=0", "data.num_frames must be positive, got 0"),
+        ("train.lr=true", "train.lr: is no switch, got True"),
+        ("train.trained_blocks=no", "train.trained_blocks: is no switch, got False"),
         ("data.num_framse=8", "unknown key data.num_framse; did you mean data.num_frames?"),
         ("num_frames=8", "unknown key num_frames; did you mean data.num_frames?"),
         ("model.mixing.windw=1", "unknown key model.mixing.windw; did you mean model.mixing.window?"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from xvit.config import Config
@@ -44,11 +44,16 @@ def word(key: str, **meanings: Any) -> Rule:
     """A word of a few."""
 
     def rule(value: Any, settings: Settings) -> Translated:
-        if str(value).lower() not in meanings:
-            raise ValueError
-        return {key: meanings[str(value).lower()]}
+        return {key: meanings[_one_of(value, meanings)]}
 
     return rule
+
+
+def _one_of(value: Any, words: Iterable[str]) -> str:
+    name = str(value).lower()
+    if name not in words:
+        raise ConfigError(f"{value!r} is none of {', '.join(words)}")
+    return name
 
 
 def note(why: str) -> Rule:
@@ -61,7 +66,7 @@ def note(why: str) -> Rule:
 
 
 def _dataset(value: Any, settings: Settings) -> Translated:
-    if str(value).lower() == "kinetics":
+    if _one_of(value, ("kinetics", "ssv2")) == "kinetics":
         crop = "multi_scale" if settings.get("DATA.USE_XVIT_AGUMENTATION", True) else "jitter"
         return {"data.sampling": "dense", "data.augment.crop": crop, "data.clip_position": "released"}
     fixed = {"data.frame_stride": 1, "data.target_fps": None, "data.clip_position": "released"}
@@ -208,7 +213,7 @@ KEYS: dict[str, Rule] = {
     "XVIT.BACKBONE.NORM_LAYER": note("layer norm, as the weights need"),
     "XVIT.BASE_MODEL": _base_model,
     "XVIT.BEFORE_SOFTMAX": note("the loss takes logits"),
-    "XVIT.CONSENSUS_TYPE": to("model.head", lambda kind: "temporal" if kind == "vit" else "mean"),
+    "XVIT.CONSENSUS_TYPE": word("model.head", vit="temporal", avg="mean"),
     "XVIT.LOCATIONS_LIST": _blocks,
     "XVIT.NUM_SEGMENTS": _group,
     "XVIT.PRETRAIN": when("model.backbone_weights", "timm", None),
@@ -240,6 +245,8 @@ def translate(settings: Mapping[str, Any]) -> tuple[Translated, list[str]]:
         except LookupError as why:
             if str(why.args[0]):
                 notes.append(f"{key}: {why.args[0]}")
+        except ConfigError as err:
+            raise ConfigError(f"{key}: {err}") from err
         except (TypeError, ValueError, ArithmeticError) as err:
             raise ConfigError(f"{key}: cannot be {value!r}") from err
     return ours, notes

@@ -540,6 +540,8 @@ def test_a_loss_that_is_not_finite_names_the_videos(
     monkeypatch.setattr(train_module, "classification_loss", sometimes)
     run = train(small_config(videos, tmp_path / "s", "train.max_nonfinite=1"), quiet=True)
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
+    assert "NaN" not in (run / "log.jsonl").read_text()  # which is no JSON
+    assert [e["loss"] is None for e in read_log(run) if e["event"] == "step"][:2] == [True, False]
 
 
 def test_a_class_only_in_val_is_named(videos: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from collections import deque
@@ -35,10 +36,14 @@ class RunLog:
             draft.replace(self.path)
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event."""
+        """Append one event; JSON has no NaN, so what is not finite stands as null."""
         if self.path is None:
             return
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
+        values = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, allow_nan=False)
         with self.path.open("a", encoding="utf8") as file:
             file.write(line + "\n")
 

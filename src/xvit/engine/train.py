@@ -123,7 +123,10 @@ def begin(run: Run) -> Beginning:
 
 
 class StepResult(NamedTuple):
-    """Over the global batch: the mean loss, and the share of clips whose (dominant) label scored highest."""
+    """Over the global batch: the mean loss, and the share of clips whose (dominant) label scored highest.
+
+    NaN where none of the batch's videos could be read.
+    """
 
     loss: float
     top1: float
@@ -141,7 +144,7 @@ def train_step(run: Run, passes: list[Batch], step: int, rate: float) -> StepRes
         group["lr"] = rate * group["lr_scale"]
     clips = run.count_clips(passes)
     if not clips:
-        return StepResult(0.0, 0.0)
+        return StepResult(math.nan, math.nan)
     totals = torch.zeros(2, device=accelerator.device)  # of loss and top-1
     for number, batch in enumerate(passes):
         share = len(batch.index) / clips

@@ -32,7 +32,7 @@ def write_curves(run: Path) -> Path:
     draw = ImageDraw.Draw(picture)
     last = max((event.get("step", 0) for event in events), default=0)
     for number, (kind, value, title) in enumerate(PANELS):
-        found = [(e["step"], e[value]) for e in events if e["event"] == kind and value in e]
+        found = [(e["step"], e[value]) for e in events if e["event"] == kind and e.get(value) is not None]
         points = [(float(x), float(y)) for x, y in found if math.isfinite(y)]
         _panel(draw, number * HEIGHT, title, points if kind == "val" else smooth(points), last)
     path = run / "curves.png"
