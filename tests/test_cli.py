@@ -159,6 +159,7 @@ def test_wrong_keys_values_and_folders(
         (("train", "demo/motion"), "data.root is not set"),
         (("train", "demo/motion", f"data.root={tmp_path}"), f"{tmp_path}: no dataset found there"),
         (("train", "nowhere.yaml"), "nowhere.yaml: no such configuration file"),
+        (("train", "data.root=x"), "a file comes before key=value, such as finetune/small_data"),
         (("eval", tmp_path), str(tmp_path)),
         (("predict", run, videos / "left" / "val_00000.mp4", "--views", "3"), 'such as "3x2"'),
     ]:

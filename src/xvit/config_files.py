@@ -53,7 +53,8 @@ def _find(path: str | Path) -> Path:
         candidate = Path(str(root)) / packaged
         if candidate.exists():
             return candidate
-    raise ConfigError(f"{path}: no such configuration file")
+    way = "; a file comes before key=value, such as finetune/small_data" if "=" in str(path) else ""
+    raise ConfigError(f"{path}: no such configuration file{way}")
 
 
 def read_value(text: str) -> Any:

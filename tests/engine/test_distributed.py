@@ -126,6 +126,20 @@ def test_two_processes_train_as_one(alone: Path, together: tuple[Path, str]) -> 
     assert output.count("multiply-adds a clip") == 1  # and one speaks
 
 
+def test_where_neither_can_read_a_video_the_run_says_so(tmp_path: Path) -> None:
+    """Also where it ends before both have tried every video."""
+    for number in range(12):
+        video = tmp_path / "videos" / "ab"[number % 2] / f"{number}.mp4"
+        video.parent.mkdir(parents=True, exist_ok=True)
+        video.write_text("no video")
+    changes = ["data.on_error=skip", "train.accumulate=1", "train.batch_size=4", "train.max_steps=1"]
+    options = [*settings(tmp_path / "videos", tmp_path / "run"), *changes]
+    process = start(*TWO, "-m", "xvit", "train", "demo/motion", *options, cwd=tmp_path)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode != 0, output
+    assert "none of the 4 videos tried can be read" in output, output
+
+
 def wait_for(path: Path, text: str = "") -> None:
     deadline = time.monotonic() + 120
     while not (path.exists() and text in path.read_text()) and time.monotonic() < deadline:

@@ -607,9 +607,7 @@ def test_nothing_is_learned_from_no_video(videos: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(videos, tmp_path / "videos")
     for file in copy.glob("*/train*.mp4"):
         file.write_bytes(b"no video")
-    with pytest.raises(
-        DatasetError, match=r"none of the 18 training videos can be read: .*\.mp4: not a read"
-    ):
+    with pytest.raises(DatasetError, match=r"none of the \d+ videos tried can be read: .*\.mp4: not a read"):
         train(small_config(copy, tmp_path / "r", "data.on_error=skip"), quiet=True)
 
 

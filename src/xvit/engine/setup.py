@@ -126,18 +126,10 @@ class Run:
     def batches(self, loader: Iterable[Batch]) -> Iterator[list[Batch]]:
         """The accumulated passes of each step, on the device.
 
-        A batch without a readable video (`data.on_error=skip`) takes part as one with no clips. Raises
-        DatasetError where there is no readable one in the list.
+        A batch without a readable video (`data.on_error=skip`) takes part as one with no clips.
         """
         passes: list[Batch] = []
         for batch in self.watched(loader, self.train_list):
-            records = self.train_list.records
-            if not len(batch.index) and all(record.path in self.unreadable for record in records):
-                path, reason = next(iter(self.unreadable.items()))
-                raise DatasetError(
-                    f"{self.config.data.root}: none of the {len(records)} training videos can be read: "
-                    f"{path}: {reason}"
-                )
             passes.append(batch.to(self.accelerator.device))
             if len(passes) == self.config.train.accumulate:
                 yield passes
@@ -193,6 +185,14 @@ class Run:
         """Path and reason of the videos that some process could not read."""
         parts = [self.unreadable] if self.alone else gather_object([self.unreadable])
         return {path: reason for part in parts for path, reason in part.items()}
+
+    def nothing_readable(self) -> DatasetError:
+        """What to say where no video could be trained on. Every process has to call it."""
+        found = self.all_unreadable()
+        path, reason = next(iter(found.items()))
+        return DatasetError(
+            f"{self.config.data.root}: none of the {len(found)} videos tried can be read: {path}: {reason}"
+        )
 
     def validation_due(self, step: int, steps: int) -> bool:
         """Whether the val list is to be scored now."""

@@ -57,7 +57,7 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
             fit_head_first(run, stop, quiet=quiet)
         with ProgressLine("train", steps, done=step, quiet=quiet or not run.is_main) as bar:
             check_up(run, log, bar, stop, step, steps)  # where the run was stopped before it could
-            stopped = run.anywhere(stop.requested)
+            stopped, readable = run.anywhere(stop.requested), step > 0
             while step < steps and not (stopped or run.out_of_patience):
                 epoch, done = divmod(step, run.steps_per_epoch)
                 run.loader.set_epoch(epoch)  # Accelerate's loader sets the dataset's from its own
@@ -69,6 +69,7 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
                     waiting = time.perf_counter() - waited
                     rate = run.lr_scale * learning_rate(step / run.steps_per_epoch, settings)
                     loss, top1 = train_step(run, batch, step, rate)
+                    readable = readable or not math.isnan(top1)
                     step += 1
                     seconds = time.perf_counter() - waited
                     values = {"loss": loss, "top1": top1, "lr": rate}
@@ -76,6 +77,8 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
                     bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, **values)
                     run.track("train", values, step)
                     at_end = step >= steps or step % run.steps_per_epoch == 0
+                    if at_end and not readable:
+                        raise run.nothing_readable()
                     check_up(run, log, bar, stop, step, steps)
                     stopped = run.anywhere(stop.requested)
                     if at_end or step % (settings.checkpoint_every or run.steps_per_epoch) == 0 or stopped:
