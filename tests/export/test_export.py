@@ -58,6 +58,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "joint": {"attention": "joint"},
     "moments": {"head": "moments", "mixing": {"window": 0}, "classes": (3, 4)},
     "tasks": {"mixing": {"causal": True}, "classes": (3, 2, 2)},
+    "tubelets": {"tubelet": (-1, 2), "head": "moments"},
 }
 
 

@@ -12,6 +12,7 @@ from xvit.config import ClipConfig, Mixing, ModelConfig
 from xvit.errors import ConfigError
 from xvit.models import XViT, build_model
 from xvit.models.backbone import is_video_parameter
+from xvit.models.cost import multiply_adds
 
 MEAN_MODEL = {"head": "mean", "attention": "spatial"}
 
@@ -146,6 +147,8 @@ def test_sides_that_the_patch_does_not_divide() -> None:
         ({"summary_token": True, "mixing": Mixing(causal=True)}, "whole clip"),
         ({"size": 20}, "data.size: 20 is no multiple of the patch size 8"),
         ({"frames": 6, "mixing": Mixing(group=4)}, "6 frames cannot be mixed in groups of 4"),
+        ({"frames": 8, "tubelet": (-1, 2), "mixing": Mixing(group=3)}, "4 frames cannot be mixed in groups"),
+        ({"frames": 7, "tubelet": (-1, 2)}, "model.tubelet: 7 frames are no multiple of 2"),
         ({"head_num_heads": 5}, "5 does not divide the width 48"),
         ({"mixing": Mixing(blocks=(0, 3))}, "no block 3, the model has 0 to 2"),
         ({"name": "vit_tiny_patch17"}, "no model called 'vit_tiny_patch17'"),
@@ -186,6 +189,20 @@ def test_the_timm_contract() -> None:
     settings = timm.data.resolve_model_data_config(model)
     assert settings["input_size"] == (3, 16, 16)
     assert settings["mean"] == model.clip.mean
+
+
+def test_a_tubelet_is_one_image() -> None:
+    """Whatever the attention and head, T frames are T/2 images and cost as much."""
+    plain = small_model(frames=4, head_positions=True)
+    model = with_weights(small_model(frames=8, head_positions=True, tubelet=(-1, 2)), plain)
+    frames = torch.randn(2, 8, 3, 16, 16)
+    torch.testing.assert_close(model(frames), plain(2 * frames[:, 1::2] - frames[:, 0::2]))
+    assert model.forward_features(frames).shape == (2, 4, model.num_features)
+    assert multiply_adds(model, frames) == multiply_adds(plain, frames[:, :4])
+    still = frames[:, :1].expand(-1, 8, -1, -1, -1)  # nothing changes
+    torch.testing.assert_close(model(still), plain(still[:, :4]))
+    with pytest.raises(ValueError, match="7 frames cannot be cut into tubelets of 2"):
+        model(frames[:, :7])
 
 
 def test_wrong_backbone_argument() -> None:

@@ -101,6 +101,7 @@ def test_memory_is_constant_and_the_model_untouched() -> None:
     ("config", "key"),
     [
         ({"mixing": {"window": 1}}, "model.mixing.causal"),
+        ({"tubelet": (-1, 2), "mixing": CAUSAL}, "model.tubelet"),
         ({"attention": "joint"}, "model.attention"),
         ({"attention": "divided"}, "model.attention"),
         ({"attention": "spatial", "summary_token": True}, "model.summary_token"),

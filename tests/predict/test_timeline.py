@@ -100,6 +100,7 @@ def test_groups_are_computed_once(film: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_groups_with_rows_of_their_own_are_not_shared() -> None:
     assert independent_frames(make_predictor(mixing={"group": 4}).model) == 8  # as long as the clip
     assert independent_frames(make_predictor(**GROUPS, summary_token=True).model) is None
+    assert independent_frames(make_predictor(**GROUPS, tubelet=(-1, 2)).model) is None
     assert (
         independent_frames(make_predictor(**(GROUPS | {"temporal_embedding": "interpolate"})).model) is None
     )

@@ -128,6 +128,7 @@ def test_every_backbone(method: str, name: str, args: dict[str, Any], video: NDA
         {"summary_token": True, "head_init": "mean"},
         {"mixing": Mixing(causal=True, blocks="every_other"), "head_depth": 2},
         {"adapters": 4, "mixing": Mixing(gate="learned")},
+        {"tubelet": (-1, 2), "head": "moments"},
     ],
     ids=str,
 )

@@ -65,7 +65,7 @@ def compare_schemes(
 
 
 def _cost(scheme: str, model: XViT, frames: Sequence[int]) -> Cost:
-    size, length = model.clip.size, model.clip.num_frames
+    size, length = model.clip.size, model.num_images
     macs = {count: multiply_adds(model, _clip(count, size)) for count in frames}
     parameters = sum(p.numel() for p in model.parameters())
     kept, kept_checkpointed = activations(model)
@@ -103,7 +103,8 @@ def activations(model: XViT) -> tuple[int, int]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         frames = torch.empty(shape)
-        tokens = embed(model.backbone, frames.flatten(0, 1), "timm").detach().unflatten(0, shape[:2])
+        images = model.images(frames)
+        tokens = embed(model.backbone, images.flatten(0, 1), "timm").detach().unflatten(0, images.shape[:2])
         block = kept_bytes(model.backbone.blocks[0], tokens)
         plain = kept_bytes(model, frames)
         model.set_grad_checkpointing(True)

@@ -49,7 +49,7 @@ class XViT(nn.Module):
         self.temporal_embedding: nn.Parameter | None
         self.register_parameter("temporal_embedding", None)
         if config.temporal_embedding != "none":
-            length = config.temporal_length or clip.num_frames
+            length = config.temporal_length or self.num_images
             self.temporal_embedding = nn.Parameter(torch.zeros(1, length, 1, self.num_features))
         self.head: MeanHead | MomentsHead | TemporalHead = self._make_head()
         self.head_hidden_size = self.head.fc.in_features  # the width of `clip_features`
@@ -71,12 +71,21 @@ class XViT(nn.Module):
 
     def _check_clip(self) -> None:
         """Say before any video is read that its clips cannot go through."""
-        size, frames, group = self.clip.size, self.clip.num_frames, self.config.mixing.group
+        size, group, tubelet = self.clip.size, self.config.mixing.group, len(self.config.tubelet)
         patch = self.backbone.patch_embed.patch_size
         if size % patch[0] or size % patch[1]:
             raise ConfigError(f"data.size: {size} is no multiple of the patch size {patch[0]}")
-        if self.config.attention == "mixing" and group and frames % group:
-            raise ConfigError(f"model.mixing.group: {frames} frames cannot be mixed in groups of {group}")
+        if self.clip.num_frames % tubelet:
+            raise ConfigError(f"model.tubelet: {self.clip.num_frames} frames are no multiple of {tubelet}")
+        if self.config.attention == "mixing" and group and self.num_images % group:
+            raise ConfigError(
+                f"model.mixing.group: {self.num_images} frames cannot be mixed in groups of {group}"
+            )
+
+    @property
+    def num_images(self) -> int:
+        """The images that the image model sees of a clip: one a tubelet."""
+        return self.clip.num_frames // len(self.config.tubelet)
 
     def _set_mixing(self) -> None:
         mixing, summary = self.config.mixing, self.config.summary_token
@@ -109,30 +118,45 @@ class XViT(nn.Module):
             depth=config.head_depth,
             num_heads=heads,
             dropout=config.dropout,
-            positions=self.clip.num_frames if config.head_positions else None,
+            positions=self.num_images if config.head_positions else None,
             from_mean=config.head_init == "mean",
         )
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (B, T, 3, H, W) normalised float -> logits (B, K), K the sum over the tasks.
 
-        Raises ValueError where T is not a multiple of mixing.group or the patch size does not divide H, W.
+        Raises ValueError where T is not a multiple of the tubelet or of mixing.group, or the patch size does
+        not divide H, W.
         """
         return self.forward_head(self.forward_features(frames))
 
     def forward_features(self, frames: Tensor, start: int = 0) -> Tensor:
-        """frames: (B, T, 3, H, W) -> one feature a frame (B, T, D).
+        """frames: (B, T, 3, H, W) -> one feature a frame (B, T, D), or one a tubelet.
 
         start: the number of the first frame in its stream, for the temporal embedding.
         """
-        batch, length = frames.shape[:2]
-        tokens = embed(self.backbone, frames.flatten(0, 1), self.config.spatial_resize)
+        images = self.images(frames)
+        batch, length = images.shape[:2]
+        tokens = embed(self.backbone, images.flatten(0, 1), self.config.spatial_resize)
         x = tokens.unflatten(0, (batch, length))
         if self.temporal_embedding is not None:
             x = x + self.temporal_positions(length, start)
         x = self.backbone.norm_pre(x)
         blocks = self.backbone.blocks
         return self._pool(checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x))
+
+    def images(self, frames: Tensor) -> Tensor:
+        """What the patch embedding sees of frames (B, T, ...): the weighted sums of their tubelets.
+
+        Raises ValueError where T is not a multiple of the tubelet.
+        """
+        weights = self.config.tubelet
+        if weights == (1.0,):
+            return frames
+        if frames.shape[1] % len(weights):
+            raise ValueError(f"{frames.shape[1]} frames cannot be cut into tubelets of {len(weights)}")
+        tubelets = frames.unflatten(1, (-1, len(weights))).unbind(2)
+        return sum((w * x for w, x in zip(weights[1:], tubelets[1:], strict=True)), weights[0] * tubelets[0])
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """features: (B, T, D) -> logits (B, K), or the clip's feature (B, D) that the classifier sees."""

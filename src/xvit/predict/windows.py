@@ -150,7 +150,7 @@ def independent_frames(model: XViT | ExportedModel) -> int | None:
     from xvit.models.mixing import SpaceTimeAttention
 
     config = model.config
-    if config.attention not in ("mixing", "spatial") or config.summary_token:
+    if config.attention not in ("mixing", "spatial") or config.summary_token or len(config.tubelet) > 1:
         return None
     layers = [m for m in model.backbone.blocks.modules() if isinstance(m, SpaceTimeAttention)]
     group = config.mixing.group if any(layer.moves for layer in layers) else 1

@@ -42,13 +42,16 @@ class Recording(NamedTuple):
 
 @torch.no_grad()
 def rollout(model: XViT, clip: Tensor) -> tuple[Tensor, Tensor]:
-    """clip (T, 3, H, W) on the model's device -> logits (K,), shares (T, patches) that add up to 1."""
+    """clip (T, 3, H, W) on the model's device -> logits (K,), shares (T, patches) that add up to 1.
+
+    The frames of a tubelet share alike.
+    """
     recording = record(model, clip)
-    frames = head_shares(model.head, recording.head, clip.shape[0])
+    frames = head_shares(model.head, recording.head, len(recording.tokens))
     row = frames[:, None] * pooling_shares(model.backbone, recording.tokens)
     for step in _steps(recording.blocks):
         row = (row + sum(attended(layer.attention, layer.x, row) for layer in step)) / (1 + len(step))
-    patches = row[:, model.backbone.num_prefix_tokens :]
+    patches = row[:, model.backbone.num_prefix_tokens :].repeat_interleave(len(model.config.tubelet), dim=0)
     return recording.logits, patches / patches.sum()
 
 
