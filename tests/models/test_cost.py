@@ -67,6 +67,19 @@ def test_exponents_of_the_schemes() -> None:
     assert rows["mixing"].gate_ops == 0
 
 
+def test_tubelets_cost_as_the_images_they_are() -> None:
+    args = {"name": "vit_tiny_patch16_224", "backbone_args": ARGS, "head": "mean"}
+    plain, tubelets = (
+        compare_schemes(
+            ModelConfig(**args, **more), ClipConfig(num_frames=6, size=16), (5,), schemes=["mixing"]
+        )[0]
+        for more in ({}, {"tubelet": (0, -1, 2)})
+    )
+    assert tubelets.macs[64] == image_macs(22) + 48 * 5  # 64 frames are 21 tubelets and a begun one
+    assert tubelets.parameters <= plain.parameters
+    assert tubelets.activation_mb < 0.5 * plain.activation_mb
+
+
 def test_base_model_as_published() -> None:
     with torch.device("meta"):
         model = create_model("xvit_base_patch16", num_classes=600, num_frames=8)

@@ -66,7 +66,8 @@ def compare_schemes(
 
 def _cost(scheme: str, model: XViT, frames: Sequence[int]) -> Cost:
     size, length = model.clip.size, model.num_images
-    macs = {count: multiply_adds(model, _clip(count, size)) for count in frames}
+    tubelet = len(model.config.tubelet)  # the last one may be wanting frames
+    macs = {count: multiply_adds(model, _clip(count + -count % tubelet, size)) for count in frames}
     parameters = sum(p.numel() for p in model.parameters())
     kept, kept_checkpointed = activations(model)
     return Cost(
