@@ -106,14 +106,16 @@ def train(
     meanings, docs/training.md explains. train.resume=auto goes on with a run that was stopped.
     """
     from xvit.config import load_config
+    from xvit.engine.signals import leaving_at_once
 
     settings = load_config(config, overrides or ())
-    from xvit.engine.processes import part
-    from xvit.engine.train import train as train_model
-    from xvit.report.curves import conclude
-
     again = ["xvit", "train", config, *(overrides or ())]
-    train_model(settings, conclude=lambda folder: conclude(folder, again))
+    with leaving_at_once(again):
+        from xvit.engine.processes import part
+        from xvit.engine.train import train as train_model
+        from xvit.report.curves import conclude
+
+        train_model(settings, conclude=lambda folder: conclude(folder, again))
     part()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 from xvit.compat import JOB_DEFAULTS, Settings, name_key, nest, read_settings, translate
 from xvit.config import Config, make_config
 from xvit.config_files import flatten
+from xvit.engine.signals import leaving_at_once
 from xvit.errors import ConfigError
 
 
@@ -40,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConfigError as err:
         raise ConfigError(name_key(str(err), settings)) from err
     gpus = job["NUM_GPUS"] if "NUM_GPUS" in settings else None
-    _launch(gpus, job["NUM_SHARDS"], job["SHARD_ID"], args.init_method)
-    for line in notes if _is_main() else ():
-        print(f"note: {line}", file=sys.stderr)
     again = ["python", sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
-    _run(config, job, again)
+    with leaving_at_once(again) if job["TRAIN.ENABLE"] else contextlib.nullcontext():
+        _launch(gpus, job["NUM_SHARDS"], job["SHARD_ID"], args.init_method)
+        for line in notes if _is_main() else ():
+            print(f"note: {line}", file=sys.stderr)
+        _run(config, job, again)
 
 
 def _read_job(settings: Settings) -> Settings:

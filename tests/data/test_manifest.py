@@ -120,6 +120,23 @@ def test_one_folder_is_split_class_by_class(tmp_path: Path) -> None:
     assert [sum(r.labels == (k,) for r in larger.records) for k in range(2)] == [6, 5]
 
 
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "store/1.mp4", "store/deep/2.mp4", "set/train/b/3.mp4", "set/val/a/4.mp4", "set/val/b/5.mp4"
+    )
+    (tmp_path / "set/train/a").mkdir()
+    (tmp_path / "set/train/a/linked").symlink_to(tmp_path / "store")
+    (tmp_path / "store/deep/round").symlink_to(tmp_path / "store")
+    (tmp_path / "set/train/c").symlink_to(tmp_path / "store/deep")
+    assert [(r.video_id, r.labels) for r in load(tmp_path / "set").records] == [
+        ("train/a/linked/1.mp4", (0,)),
+        ("train/a/linked/deep/2.mp4", (0,)),
+        ("train/b/3.mp4", (1,)),
+        ("train/c/2.mp4", (2,)),
+        ("train/c/round/1.mp4", (2,)),
+    ]
+
+
 def test_a_folder_with_nothing_to_hold_out_says_so(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4", "b/1.mp4")
     assert len(load(tmp_path).records) == 2

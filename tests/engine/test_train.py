@@ -30,6 +30,7 @@ from xvit.engine.checkpoint import load_newest
 from xvit.engine.runlog import read_log
 from xvit.engine.screen import describe, expected_cost
 from xvit.engine.setup import Run, build_run
+from xvit.engine.signals import StopSignal, leaving_at_once
 from xvit.engine.train import train
 from xvit.errors import ConfigError, DatasetError, VideoReadError, WeightsError, XViTError
 from xvit.report.curves import conclude
@@ -199,6 +200,46 @@ def test_twenty_kills_change_nothing(videos: Path, finished: Path, tmp_path: Pat
                 kills += 1
             process.join()
         assert_same_weights(output, finished)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells when torch is being loaded")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", [["-m", "xvit", "train", "demo/motion"], ["tools/run_net.py", "--cfg"]])
+def test_a_signal_before_training_begins(
+    videos: Path, tmp_path: Path, command: list[str], number: int
+) -> None:
+    if "--cfg" in command:
+        command = [*command, "configs/demo/motion.yaml"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, *command, f"data.root={videos}", f"output={tmp_path / 'run'}"],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (0, "")
+    assert output.startswith("stopped before training began; resume with\n")
+    assert output.endswith("train.resume=auto\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_handlers_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with leaving_at_once(["xvit"]):
+        assert signal.getsignal(signal.SIGTERM) is not before
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGTERM) is before  # what follows a training has begun
+    with leaving_at_once(["xvit"]):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow

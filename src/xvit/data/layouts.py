@@ -154,8 +154,14 @@ def folder_split(root: Path, folder: Path, names: tuple[str, ...]) -> Split:
 
 
 def videos_below(folder: Path) -> Iterator[str]:
-    """Video files at any depth, and folders whose files are images."""
-    for where, folders, files in os.walk(folder):
+    """Video files at any depth, and folders whose files are images; links to folders are followed."""
+    walked = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(where)
+        if here in walked:  # a link that leads to where the walk has been, or round in a circle
+            folders.clear()
+            continue
+        walked.add(here)
         folders.sort()
         suffixes = {os.path.splitext(name)[1].lower() for name in files}
         if suffixes & IMAGE_SUFFIXES and not suffixes & VIDEO_SUFFIXES:

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 REPEAT_SECONDS = 3.0
 GRACE_SECONDS = 12.0  # for the step that is under way; clusters kill 30 s after they have asked
 LISTEN_SECONDS = 0.5  # between looks at what other processes have heard
+
+
+_replaced: dict[int, Any] = {}  # what stood where `leaving_at_once` put its own handler
+
+
+@contextlib.contextmanager
+def leaving_at_once(command: Sequence[str]) -> Iterator[None]:
+    """Until a StopSignal listens, SIGINT and SIGTERM end the process with a line: nothing is done yet.
+
+    `command` began the run. One of several processes keeps what Python does: its launcher ends the others.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        print(f"stopped before training began; resume with\n  {resuming(command)}", flush=True)
+        os._exit(0)
+
+    if threading.current_thread() is threading.main_thread() and "RANK" not in os.environ:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            _replaced[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        while _replaced:
+            signal.signal(*_replaced.popitem())
+
+
+def resuming(command: Sequence[str]) -> str:
+    """`command`, as a shell takes it, going on with its run."""
+    words = [word for word in command if word.strip() and not word.startswith("train.resume=")]
+    return shlex.join([*words, "train.resume=auto"])
 
 
 class Board(Protocol):
@@ -80,7 +113,8 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)
+                earlier = signal.signal(number, self._on_signal)
+                self._previous[number] = _replaced.pop(number, earlier)
             self._reader, self._writer = socket.socketpair()
             self._writer.setblocking(False)
             self._woken = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from xvit.engine.runlog import read_log
+from xvit.engine.signals import resuming
 from xvit.report.charts import smooth
 
 WIDTH, HEIGHT, MARGIN, LEFT = 900, 260, 36, 80  # of a panel, in pixels
@@ -53,10 +53,9 @@ def conclude(run: Path, command: Sequence[str]) -> None:
     if not found["stopped"]:
         print(f"saved {run}; next: xvit eval {run} --views 3x1")
         return
-    words = [word for word in command if word.strip() and not word.startswith("train.resume=")]
     launched = " (launched as before)" if "RANK" in os.environ else ""
     print(f"stopped at step {found['step']} of {found['steps']}, saved {run}; resume with{launched}")
-    print(f"  {shlex.join([*words, 'train.resume=auto'])}")
+    print(f"  {resuming(command)}")
 
 
 def _panel(draw: ImageDraw.ImageDraw, top: int, title: str, points: Points, last: float) -> None:
