@@ -56,19 +56,24 @@ def parse_views(views: str) -> tuple[int, int]:
     return crops, clips
 
 
+def _no_switch(value: Any) -> Any:
+    """Without this `train.lr=true` is a learning rate of 1."""
+    if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else (value,))):
+        raise ValueError("is no switch")
+    return value
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """Without this `train.lr=true` is a learning rate of 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("is no switch")
-        return value
+    def _check_switches(cls, value: Any, info: ValidationInfo) -> Any:
+        switch = cls.model_fields[str(info.field_name)].annotation is bool
+        return value if switch else _no_switch(value)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Mixing:
     """Which channels of which tensors come from which neighbouring frames (paper, Eq. 8 and 9).
 
@@ -93,6 +98,8 @@ class Mixing:
     causal: bool = False
     gate: Literal["fixed", "learned"] = "fixed"
 
+    _check_switches = field_validator("window", "fraction", "group", "blocks", mode="before")(_no_switch)
+
 
 class ModelConfig(_Section):
     """What is built; the number of classes comes from the data, frames and size from `data`.
@@ -103,7 +110,7 @@ class ModelConfig(_Section):
     attention:          "mixing" is XViT; the others are the schemes it is compared with.
     temporal_embedding: rows 0, 1, … of a learned table: "tile" repeats them past its length (released code),
                         "interpolate" stretches them, "none" adds nothing.
-    temporal_length:    rows of that table; None is the number of frames.
+    temporal_length:    rows of that table; None is the number of frames (of images, with a `tubelet`).
     spatial_resize:     how spatial positions are fitted to other sizes: "timm", or "released" (no antialias).
     tubelet:            weights of consecutive frames whose sum is one image for the patch embedding: [-1, 2]
                         is a frame with its change since the one before. T frames cost as much as T/2 then.
@@ -134,6 +141,13 @@ class ModelConfig(_Section):
     dropout: Share = 0.0
     drop_path: Share = 0.0
     adapters: Positive | None = None
+
+    @field_validator("tubelet")
+    @classmethod
+    def _check_tubelet(cls, tubelet: tuple[float, ...]) -> tuple[float, ...]:
+        if len(tubelet) == 1 and tubelet != (1.0,):
+            raise ValueError("one frame alone has the weight 1")
+        return tubelet
 
 
 class ClipConfig(_Section):

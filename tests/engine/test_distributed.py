@@ -137,7 +137,7 @@ def test_where_neither_can_read_a_video_the_run_says_so(tmp_path: Path) -> None:
     process = start(*TWO, "-m", "xvit", "train", "demo/motion", *options, cwd=tmp_path)
     output, _ = process.communicate(timeout=240)
     assert process.returncode != 0, output
-    assert "none of the 4 videos tried can be read" in output, output
+    assert "none of the last 4 videos can be read" in output, output
 
 
 def wait_for(path: Path, text: str = "") -> None:

@@ -96,6 +96,8 @@ def test_overrides_reach_the_clip_and_the_data_must_be_named(run: Path, motion: 
     )
     assert done.clip.clip_position == "released"
     assert done.clip.num_frames == 4
+    with pytest.raises(ConfigError, match=r"data\.size: 30 is no multiple of the patch size"):
+        evaluate_run(run, data=str(motion), overrides=["data.size=30", *ONE_BY_ONE], quiet=True)
     with pytest.raises(ConfigError, match="add --data FOLDER"):
         evaluate_run(run, quiet=True)
 

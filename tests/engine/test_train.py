@@ -202,6 +202,7 @@ def test_twenty_kills_change_nothing(videos: Path, finished: Path, tmp_path: Pat
         assert_same_weights(output, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells when torch is being loaded")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", [["-m", "xvit", "train", "demo/motion"], ["tools/run_net.py", "--cfg"]])
@@ -225,7 +226,7 @@ def test_a_signal_before_training_begins(
     output, complaints = process.communicate(timeout=60)
     assert (process.returncode, complaints) == (0, "")
     assert output.startswith("stopped before training began; resume with\n")
-    assert output.endswith("train.resume=auto\n")
+    assert output.endswith(f"output={tmp_path / 'run'}\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -648,8 +649,19 @@ def test_nothing_is_learned_from_no_video(videos: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(videos, tmp_path / "videos")
     for file in copy.glob("*/train*.mp4"):
         file.write_bytes(b"no video")
-    with pytest.raises(DatasetError, match=r"none of the \d+ videos tried can be read: .*\.mp4: not a read"):
+    with pytest.raises(DatasetError, match=r"none of the last \d+ videos can be read: .*\.mp4: not a read"):
         train(small_config(copy, tmp_path / "r", "data.on_error=skip"), quiet=True)
+
+
+def test_videos_that_are_lost_on_the_way_end_the_run(videos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    settings = ("data.on_error=skip", "train.epochs=3", "train.eval_every=3")
+    run = train(small_config(copy, tmp_path / "r", *settings, "train.max_steps=4"), quiet=True)
+    for file in copy.glob("*/train*.mp4"):
+        file.write_bytes(b"no video any more")
+    with pytest.raises(DatasetError, match=r"none of the last \d+ videos can be read"):
+        train(small_config(copy, run, *settings, "train.resume=auto"), quiet=True)
+    assert load_newest(run)["step"] >= 4  # nothing that was learned is lost
 
 
 def test_adapters_learn_where_the_image_model_does_not(videos: Path, tmp_path: Path) -> None:

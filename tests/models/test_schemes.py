@@ -146,8 +146,8 @@ def test_sides_that_the_patch_does_not_divide() -> None:
         ({"summary_token": True, "attention": "joint"}, "summary_token goes with mixing or spatial"),
         ({"summary_token": True, "mixing": Mixing(causal=True)}, "whole clip"),
         ({"size": 20}, "data.size: 20 is no multiple of the patch size 8"),
-        ({"frames": 6, "mixing": Mixing(group=4)}, "6 frames cannot be mixed in groups of 4"),
-        ({"frames": 8, "tubelet": (-1, 2), "mixing": Mixing(group=3)}, "4 frames cannot be mixed in groups"),
+        ({"frames": 6, "mixing": Mixing(group=4)}, "a clip of 6 images cannot be mixed in groups of 4"),
+        ({"frames": 8, "tubelet": (-1, 2), "mixing": Mixing(group=3)}, "4 images cannot be mixed in groups"),
         ({"frames": 7, "tubelet": (-1, 2)}, "model.tubelet: 7 frames are no multiple of 2"),
         ({"head_num_heads": 5}, "5 does not divide the width 48"),
         ({"mixing": Mixing(blocks=(0, 3))}, "no block 3, the model has 0 to 2"),
@@ -192,7 +192,7 @@ def test_the_timm_contract() -> None:
 
 
 def test_a_tubelet_is_one_image() -> None:
-    """Whatever the attention and head, T frames are T/2 images and cost as much."""
+    """T frames are T/2 images and cost as much."""
     plain = small_model(frames=4, head_positions=True)
     model = with_weights(small_model(frames=8, head_positions=True, tubelet=(-1, 2)), plain)
     frames = torch.randn(2, 8, 3, 16, 16)

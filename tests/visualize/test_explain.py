@@ -20,7 +20,7 @@ from xvit.predict import Predictor
 from xvit.visualize import METHODS, explain
 from xvit.visualize.flow import attended, attention_weights
 from xvit.visualize.gradient import integrated_gradients
-from xvit.visualize.rollout import record
+from xvit.visualize.rollout import record, rollout
 
 SIZE, FRAMES, PATCH = 32, 4, 8
 
@@ -168,6 +168,13 @@ def test_rollout_loses_nothing_but_what_is_past_the_ends() -> None:
             attended(layer.attention, layer.x, torch.full((FRAMES, 17), 1 / (17 * FRAMES))).sum().detach()
         )
         assert total == pytest.approx(1 if kept else 1 - 0.5 / FRAMES, abs=1e-5)
+
+
+def test_rollout_shares_a_tubelets_part_among_its_frames() -> None:
+    model = perturb(make_model(tubelet=(-1, 2), head_positions=True))
+    shares = rollout(model, torch.randn(FRAMES, 3, SIZE, SIZE))[1]
+    assert torch.equal(shares[0::2], shares[1::2])
+    assert not torch.allclose(shares[0], shares[2])
 
 
 def test_several_tasks_and_chosen_classes(video: NDArray[np.uint8]) -> None:

@@ -155,10 +155,11 @@ def folder_split(root: Path, folder: Path, names: tuple[str, ...]) -> Split:
 
 def videos_below(folder: Path) -> Iterator[str]:
     """Video files at any depth, and folders whose files are images; links to folders are followed."""
-    walked = set()
+    within, beside = folder.resolve(), folder.parent.resolve()
+    walked = {str(path) for path in (*within.parents, beside, *beside.parents)}
     for where, folders, files in os.walk(folder, followlinks=True):
         here = os.path.realpath(where)
-        if here in walked:  # a link that leads to where the walk has been, or round in a circle
+        if here in walked:  # a link that leads up, to where the walk has been, or round in a circle
             folders.clear()
             continue
         walked.add(here)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import multiprocessing
 import os
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from xvit.engine.processes import Words
-from xvit.engine.runlog import RunLog
+from xvit.engine.runlog import RunLog, to_json
 from xvit.engine.setup import Run
 from xvit.errors import VideoReadError, XViTError
 from xvit.models import save_model
@@ -116,5 +115,5 @@ def write_results(run: Run, log: RunLog, step: int, steps: int, stopped: bool) -
     model = run.evaluated()
     if run.is_main:
         save_model(model, run.folder)
-        text = json.dumps(metrics, indent=2) + "\n"
+        text = to_json(metrics, indent=2) + "\n"
         (run.folder / "metrics.json").write_text(text, encoding="utf8")

@@ -233,7 +233,10 @@ def _clip(network: XViT | ExportedModel, config: Config, overrides: Sequence[str
     """The model's own input, but for what the command overrides."""
     keys = {item.partition("=")[0].removeprefix("data.") for item in overrides if item.startswith("data.")}
     changed = {key: getattr(config.data, key) for key in keys & set(ClipConfig.model_fields)}
-    return ClipConfig(**{key: getattr(network.clip, key) for key in ClipConfig.model_fields} | changed)
+    clip = ClipConfig(**{key: getattr(network.clip, key) for key in ClipConfig.model_fields} | changed)
+    if isinstance(network, XViT):
+        network.check_clip(clip)
+    return clip
 
 
 def _numbers(network: XViT | ExportedModel) -> tuple[tuple[str, ...], ...]:

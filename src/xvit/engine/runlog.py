@@ -36,16 +36,21 @@ class RunLog:
             draft.replace(self.path)
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event; JSON has no NaN, so what is not finite stands as null."""
+        """Append one event, see `to_json`."""
         if self.path is None:
             return
-        values = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, allow_nan=False)
+        line = to_json({"event": event, "time": round(time.time(), 3), **values})
         with self.path.open("a", encoding="utf8") as file:
             file.write(line + "\n")
+
+
+def to_json(values: dict[str, Any], **layout: Any) -> str:
+    """`values` as JSON, which has no NaN: a number that is not finite stands as null."""
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(values, allow_nan=False, **layout)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

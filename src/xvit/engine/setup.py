@@ -191,7 +191,7 @@ class Run:
         found = self.all_unreadable()
         path, reason = next(iter(found.items()))
         return DatasetError(
-            f"{self.config.data.root}: none of the {len(found)} videos tried can be read: {path}: {reason}"
+            f"{self.config.data.root}: none of the last {len(found)} videos can be read: {path}: {reason}"
         )
 
     def validation_due(self, step: int, steps: int) -> bool:

@@ -29,8 +29,10 @@ def leaving_at_once(command: Sequence[str]) -> Iterator[None]:
     """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
-        print(f"stopped before training began; resume with\n  {resuming(command)}", flush=True)
-        os._exit(0)
+        try:
+            print(f"stopped before training began; resume with\n  {shlex.join(command)}", flush=True)
+        finally:
+            os._exit(0)
 
     if threading.current_thread() is threading.main_thread() and "RANK" not in os.environ:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -40,12 +42,6 @@ def leaving_at_once(command: Sequence[str]) -> Iterator[None]:
     finally:
         while _replaced:
             signal.signal(*_replaced.popitem())
-
-
-def resuming(command: Sequence[str]) -> str:
-    """`command`, as a shell takes it, going on with its run."""
-    words = [word for word in command if word.strip() and not word.startswith("train.resume=")]
-    return shlex.join([*words, "train.resume=auto"])
 
 
 class Board(Protocol):

@@ -57,7 +57,8 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
             fit_head_first(run, stop, quiet=quiet)
         with ProgressLine("train", steps, done=step, quiet=quiet or not run.is_main) as bar:
             check_up(run, log, bar, stop, step, steps)  # where the run was stopped before it could
-            stopped, readable = run.anywhere(stop.requested), step > 0
+            stopped = run.anywhere(stop.requested)
+            unread = 0  # steps in a row without a readable video
             while step < steps and not (stopped or run.out_of_patience):
                 epoch, done = divmod(step, run.steps_per_epoch)
                 run.loader.set_epoch(epoch)  # Accelerate's loader sets the dataset's from its own
@@ -69,15 +70,15 @@ def train(config: Config, *, quiet: bool = False, conclude: Callable[[Path], Non
                     waiting = time.perf_counter() - waited
                     rate = run.lr_scale * learning_rate(step / run.steps_per_epoch, settings)
                     loss, top1 = train_step(run, batch, step, rate)
-                    readable = readable or not math.isnan(top1)
                     step += 1
+                    unread = unread + 1 if math.isnan(top1) else 0
                     seconds = time.perf_counter() - waited
                     values = {"loss": loss, "top1": top1, "lr": rate}
                     log.write("step", step=step, epoch=epoch, **values, seconds=seconds, waiting=waiting)
                     bar.step(clips=run.batch_size, seconds=seconds, waiting=waiting, **values)
                     run.track("train", values, step)
                     at_end = step >= steps or step % run.steps_per_epoch == 0
-                    if at_end and not readable:
+                    if at_end and unread >= min(step, run.steps_per_epoch):
                         raise run.nothing_readable()
                     check_up(run, log, bar, stop, step, steps)
                     stopped = run.anywhere(stop.requested)

@@ -66,15 +66,16 @@ def compare_schemes(
 
 def _cost(scheme: str, model: XViT, frames: Sequence[int]) -> Cost:
     size, length = model.clip.size, model.num_images
-    tubelet = len(model.config.tubelet)  # the last one may be wanting frames
-    macs = {count: multiply_adds(model, _clip(count + -count % tubelet, size)) for count in frames}
+    tubelet = len(model.config.tubelet)
+    whole = {count: count + -count % tubelet for count in frames}  # the last one may be wanting frames
+    macs = {count: multiply_adds(model, _clip(whole[count], size)) for count in frames}
     parameters = sum(p.numel() for p in model.parameters())
     kept, kept_checkpointed = activations(model)
     return Cost(
         scheme=scheme,
         parameters=parameters,
         macs=macs,
-        exponent=_exponent(macs),
+        exponent=_exponent({whole[count]: macs[count] for count in frames}),
         weight_mb=4 * parameters / 1e6,
         activation_mb=kept / 1e6,
         activation_checkpointed_mb=kept_checkpointed / 1e6,

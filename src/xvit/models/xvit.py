@@ -42,7 +42,7 @@ class XViT(nn.Module):
         self.backbone = build_backbone(config, clip)
         self.num_features = self.backbone.num_features
         self.grad_checkpointing = False
-        self._check_clip()
+        self.check_clip(self.clip)
         self._set_mixing()
         if config.adapters is not None:
             add_adapters(self.backbone.blocks, self.num_features, config.adapters)
@@ -69,17 +69,18 @@ class XViT(nn.Module):
             raise ConfigError("several labels a video go with one task, not with several")
         self.several_labels = several_labels
 
-    def _check_clip(self) -> None:
-        """Say before any video is read that its clips cannot go through."""
-        size, group, tubelet = self.clip.size, self.config.mixing.group, len(self.config.tubelet)
+    def check_clip(self, clip: ClipConfig) -> None:
+        """Raises ConfigError, before any video is read, where such clips cannot go through."""
+        size, group, tubelet = clip.size, self.config.mixing.group, len(self.config.tubelet)
         patch = self.backbone.patch_embed.patch_size
         if size % patch[0] or size % patch[1]:
             raise ConfigError(f"data.size: {size} is no multiple of the patch size {patch[0]}")
-        if self.clip.num_frames % tubelet:
-            raise ConfigError(f"model.tubelet: {self.clip.num_frames} frames are no multiple of {tubelet}")
-        if self.config.attention == "mixing" and group and self.num_images % group:
+        if clip.num_frames % tubelet:
+            raise ConfigError(f"model.tubelet: {clip.num_frames} frames are no multiple of {tubelet}")
+        images = clip.num_frames // tubelet
+        if self.config.attention == "mixing" and group and images % group:
             raise ConfigError(
-                f"model.mixing.group: {self.num_images} frames cannot be mixed in groups of {group}"
+                f"model.mixing.group: a clip of {images} images cannot be mixed in groups of {group}"
             )
 
     @property

@@ -208,7 +208,7 @@ class Predictor:
 
     @torch.inference_mode()
     def frame_features(self, clip: Tensor) -> Tensor:
-        """One clip (T, C, H, W) -> (1, T, D) on the model's device."""
+        """One clip (T, C, H, W) -> (1, T, D), or a feature a tubelet, on the model's device."""
         with self.autocast():
             return self.network.forward_features(clip[None].to(self.device))
 

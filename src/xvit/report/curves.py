@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from xvit.engine.runlog import read_log
-from xvit.engine.signals import resuming
 from xvit.report.charts import smooth
 
 WIDTH, HEIGHT, MARGIN, LEFT = 900, 260, 36, 80  # of a panel, in pixels
@@ -33,7 +32,7 @@ def write_curves(run: Path) -> Path:
     last = max((event.get("step", 0) for event in events), default=0)
     for number, (kind, value, title) in enumerate(PANELS):
         found = [(e["step"], e[value]) for e in events if e["event"] == kind and e.get(value) is not None]
-        points = [(float(x), float(y)) for x, y in found if math.isfinite(y)]
+        points = [(float(x), float(y)) for x, y in found]
         _panel(draw, number * HEIGHT, title, points if kind == "val" else smooth(points), last)
     path = run / "curves.png"
     picture.save(path)
@@ -53,9 +52,10 @@ def conclude(run: Path, command: Sequence[str]) -> None:
     if not found["stopped"]:
         print(f"saved {run}; next: xvit eval {run} --views 3x1")
         return
+    words = [word for word in command if word.strip() and not word.startswith("train.resume=")]
     launched = " (launched as before)" if "RANK" in os.environ else ""
     print(f"stopped at step {found['step']} of {found['steps']}, saved {run}; resume with{launched}")
-    print(f"  {resuming(command)}")
+    print(f"  {shlex.join([*words, 'train.resume=auto'])}")
 
 
 def _panel(draw: ImageDraw.ImageDraw, top: int, title: str, points: Points, last: float) -> None:
