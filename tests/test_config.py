@@ -22,6 +22,7 @@ from xvit.errors import ConfigError
         ("model.mixing.window=true", "model.mixing.window: is no switch, got True"),
         ("data.mean=[0.5,0.5,true]", "data.mean: is no switch, got [0.5, 0.5, True]"),
         ("model.tubelet=[2]", "model.tubelet: one frame alone has the weight 1, got [2]"),
+        ("model.tubelet=[0,0]", "model.tubelet: has no frame in it, got [0, 0]"),
         ("model.tubelet=[.nan,2]", "model.tubelet.0: should be a finite number, got nan"),
         ("train.lr=.inf", "train.lr: should be a finite number, got inf"),
         ("data.num_framse=8", "unknown key data.num_framse; did you mean data.num_frames?"),

@@ -147,6 +147,8 @@ class ModelConfig(_Section):
     def _check_tubelet(cls, tubelet: tuple[float, ...]) -> tuple[float, ...]:
         if len(tubelet) == 1 and tubelet != (1.0,):
             raise ValueError("one frame alone has the weight 1")
+        if not any(tubelet):
+            raise ValueError("has no frame in it")
         return tubelet
 
 

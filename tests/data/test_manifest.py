@@ -130,6 +130,8 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "set/train/c").symlink_to(tmp_path / "store/deep")
     (tmp_path / "set/train/b/up").symlink_to(tmp_path / "set/train")
     (tmp_path / "store/deep/set").symlink_to(tmp_path / "set")
+    (tmp_path / "set/train/self").symlink_to("self")
+    (tmp_path / "set/train/all").symlink_to(tmp_path / "set")
     (tmp_path / "set/train/b/nowhere").symlink_to(tmp_path / "no_such_folder")
     assert [(r.video_id, r.labels) for r in load(tmp_path / "set").records] == [
         ("train/a/linked/1.mp4", (0,)),

@@ -57,6 +57,8 @@ def test_kinetics(tmp_path: Path, where: str, list_name: str) -> None:
 
 
 def test_kinetics_without_its_videos(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to("self")
     put(tmp_path, "label,youtube_id,time_start,time_end,split\nrun,a,0,10,train\n", "train.csv")
     with pytest.raises(DatasetError, match=r"lists 1 videos, none of them is below"):
         load(tmp_path, "train")

@@ -37,11 +37,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(videos: Path, output: Path) -> list[str]:
-    """Without dropout and mixup, whose draws are every process's own."""
+    """Without dropout and mixup, whose draws are every process's own. The device is for them to find."""
     return [
         f"data.root={videos}",
         f"output={output}",
-        "device=cpu",
         "model.backbone_args={patch_size: 16, embed_dim: 16, depth: 1, num_heads: 2}",
         "model.head_num_heads=2",
         "data.num_frames=2",
@@ -68,7 +67,7 @@ def start(*command: object, cwd: Path) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if name not in ALONE}
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
-        env=clean | {"OMP_NUM_THREADS": "1"},
+        env=clean | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -95,8 +94,9 @@ def metrics(run: Path) -> dict[str, float]:
 def alone(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    config = load_config("demo/motion", settings(videos, tmp_path_factory.mktemp("alone") / "run"))
-    run = train(config, quiet=True)
+    run = tmp_path_factory.mktemp("alone") / "run"
+    config = load_config("demo/motion", [*settings(videos, run), "device=cpu"])
+    train(config, quiet=True)
     torch.set_num_threads(threads)
     return run
 
@@ -191,7 +191,7 @@ def test_weights_in_parts_train_as_one_and_resume(videos: Path, alone: Path, tmp
     assert losses(run) == pytest.approx(losses(alone)[:6], abs=1e-5)
     best, whole = load_file(run / "best" / "model.safetensors"), load_file(alone / "model.safetensors")
     assert {name: tensor.shape for name, tensor in best.items()} == {n: t.shape for n, t in whole.items()}
-    train(load_config("demo/motion", [*settings(videos, run), "train.resume=auto"]), quiet=True)
+    train(load_config("demo/motion", [*settings(videos, run), "device=cpu", "train.resume=auto"]), quiet=True)
     assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
     resumed = load_file(run / "model.safetensors")
     for name, tensor in whole.items():

@@ -636,6 +636,14 @@ def test_a_run_among_the_classes_is_refused(videos: Path, tmp_path: Path) -> Non
         train(small_config(tmp_path, tmp_path / "run"), quiet=True)
 
 
+def test_the_last_line_has_the_last_validation(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=1"))
+    found = json.loads((run / "metrics.json").read_text())["top1"]
+    assert f"val top-1 {found:.3g}" in capsys.readouterr().err
+
+
 def test_the_end_says_why_it_is_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {"step": 4, "steps": 9, "stopped": False, "unreadable": {}, "nonfinite": 2}
     (tmp_path / "metrics.json").write_text(json.dumps(found))

@@ -137,7 +137,8 @@ def read_class_folders(root: Path, split: str, val_fraction: float) -> Split:
 
 def class_folders(root: Path) -> tuple[str, ...]:
     """Names of the folders in `root` that hold videos or frame folders, sorted."""
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] not in "._")
+    names = sorted(name for name in os.listdir(root) if name[0] not in "._")
+    folders = [name for name in names if (root / name).is_dir()]
     return tuple(name for name in folders if next(videos_below(root / name), None) is not None)
 
 

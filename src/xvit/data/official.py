@@ -45,10 +45,16 @@ def _walk(folder: str) -> Iterator[str]:
                 return
             if suffix in VIDEO_SUFFIXES:
                 yield entry.path
-            elif entry.is_dir():
+            elif os.path.isdir(entry.path) and not (entry.is_symlink() and _leads_up(entry.path, folder)):
                 folders.append(entry.path)
     for inner in sorted(folders):
         yield from _walk(inner)
+
+
+def _leads_up(link: str, folder: str) -> bool:
+    """Whether `link` in `folder` leads to it, or to where it is in."""
+    there, here = os.path.realpath(link), os.path.realpath(folder)
+    return os.path.commonpath([there, here]) == there
 
 
 def present(

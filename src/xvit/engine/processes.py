@@ -38,13 +38,14 @@ def make_accelerator(config: Config) -> Accelerator:
     if precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("train.precision=fp16 needs a GPU; use train.precision=bf16")
     accelerator = Accelerator(
-        cpu=config.device == "cpu",
+        cpu=_on_cpu(config.device),
         mixed_precision=precision,
         # Every process takes its part of each global batch, so their number does not change the losses.
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=choose_trackers(config) or None,
         project_dir=config.output if config.train.trackers else None,
     )
+    _check_all_joined(accelerator)
     found = accelerator.device
     if config.device not in ("auto", found.type, str(found)):
         raise ConfigError(
@@ -72,7 +73,22 @@ def meet(device: str) -> Accelerator | None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     AcceleratorState._reset_state()
-    return Accelerator(cpu=device == "cpu")
+    accelerator = Accelerator(cpu=_on_cpu(device))
+    _check_all_joined(accelerator)
+    return accelerator
+
+
+def _on_cpu(device: str) -> bool:
+    """Accelerate joins processes without a GPU only where it is told that they compute on the CPU."""
+    return device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+
+
+def _check_all_joined(accelerator: Accelerator) -> None:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:  # each would train, or evaluate, by itself
+        raise ConfigError(
+            f"{launched} processes were launched, and cannot work together on {str(accelerator.device)!r}"
+        )
 
 
 class Words:

@@ -76,7 +76,7 @@ class ProgressLine:
         self.first = done
         self.started = self.shown = time.monotonic()
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
-        self.values = ""
+        self.values: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
         self._live = sys.stderr.isatty() and not quiet
         self._bar = Progress(
@@ -93,6 +93,7 @@ class ProgressLine:
     def note(self, **values: Any) -> None:
         """Values to show from now on."""
         self.notes |= values
+        self._bar.update(self._task, values=self._values())
 
     def step(self, *, clips: int, seconds: float, waiting: float, **values: Any) -> None:
         """One training step of `clips` clips that took `seconds`, `waiting` of them for data."""
@@ -104,22 +105,22 @@ class ProgressLine:
     def advance(self, steps: int = 1, **values: Any) -> None:
         """Move on by `steps` and show `values`."""
         self.done += steps
-        self.values = "  ".join(f"{name} {_short(value)}" for name, value in (values | self.notes).items())
-        self._bar.update(self._task, advance=steps, values=self.values)
+        self.values = values
+        self._bar.update(self._task, advance=steps, values=self._values())
         now = time.monotonic()
         if not self._live and now - self.shown > PLAIN_SECONDS:
             self.shown = now
             self._line()
 
+    def _values(self) -> str:
+        return "  ".join(f"{name} {_short(value)}" for name, value in (self.values | self.notes).items())
+
     def _line(self) -> None:
         if not self.quiet:
             elapsed = time.monotonic() - self.started
             left = elapsed / max(self.done - self.first, 1) * (self.total - self.done)
-            print(
-                f"{self.title} {self.done}/{self.total}  {self.values}  {elapsed:.0f} s, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            done = f"{self.title} {self.done}/{self.total}  {self._values()}"
+            print(f"{done}  {elapsed:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
 
     def __enter__(self) -> ProgressLine:
         self._bar.start()
