@@ -45,13 +45,13 @@ def make_accelerator(config: Config) -> Accelerator:
         log_with=choose_trackers(config) or None,
         project_dir=config.output if config.train.trackers else None,
     )
-    _check_all_joined(accelerator)
     found = accelerator.device
     if config.device not in ("auto", found.type, str(found)):
         raise ConfigError(
             f"device: cannot train on {config.device!r} here, but on {str(found)!r}; say device=auto "
             "(CUDA_VISIBLE_DEVICES chooses among GPUs)"
         )
+    _check_all_joined(accelerator)
     kind = accelerator.distributed_type
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ConfigError(
