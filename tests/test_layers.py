@@ -23,7 +23,7 @@ LAYERS = [  # top to bottom
     {"engine"},
     {"models", "data", "exported"},
     {"config"},
-    {"config_errors", "config_files", "config_keys"},
+    {"config_errors", "config_files", "config_keys", "config_values"},
     {"errors", "types"},
 ]
 ANYWHERE = {"__init__"}

@@ -6,43 +6,21 @@ here, after all overrides are in.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from xvit.config_errors import explain
 from xvit.config_files import put, read_value, read_yaml
+from xvit.config_values import NonNegative, PathText, Positive, Section, Share, no_switch
 from xvit.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-
-
-def _as_path(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
-    return os.path.expanduser(text)
-
-
-PathText = Annotated[str, AfterValidator(_as_path)]  # ~ is the home folder, in files too
 
 
 def parse_views(views: str) -> tuple[int, int]:
@@ -54,23 +32,6 @@ def parse_views(views: str) -> tuple[int, int]:
     if crops < 1 or clips < 1:
         raise ConfigError(f'views must be CROPSxCLIPS, such as "3x2", got {views!r}')
     return crops, clips
-
-
-def _no_switch(value: Any) -> Any:
-    """Without this `train.lr=true` is a learning rate of 1."""
-    if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else (value,))):
-        raise ValueError("is no switch")
-    return value
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _check_switches(cls, value: Any, info: ValidationInfo) -> Any:
-        switch = cls.model_fields[str(info.field_name)].annotation is bool
-        return value if switch else _no_switch(value)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -98,10 +59,10 @@ class Mixing:
     causal: bool = False
     gate: Literal["fixed", "learned"] = "fixed"
 
-    _check_switches = field_validator("window", "fraction", "group", "blocks", mode="before")(_no_switch)
+    _check_switches = field_validator("window", "fraction", "group", "blocks", mode="before")(no_switch)
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """What is built; the number of classes comes from the data, frames and size from `data`.
 
     name:               one of xvit.list_models() or any timm ViT.
@@ -123,7 +84,7 @@ class ModelConfig(_Section):
     """
 
     name: str = "xvit_base_patch16"
-    backbone_args: dict[str, Any] = {}
+    backbone_args: dict[str, Any] = Field(default_factory=dict)
     backbone_weights: PathText | None = None
     attention: Literal["mixing", "spatial", "divided", "joint"] = "mixing"
     mixing: Mixing = Mixing()
@@ -152,7 +113,7 @@ class ModelConfig(_Section):
         return tubelet
 
 
-class ClipConfig(_Section):
+class ClipConfig(Section):
     """How a video becomes the model's input; travels with the weights.
 
     num_frames:   T.
@@ -174,7 +135,7 @@ class ClipConfig(_Section):
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """What training does to a clip; one draw serves all its frames.
 
     crop:        "random_resized" (scale and ratio ranges), "multi_scale" (the released Kinetics recipe),
@@ -193,7 +154,7 @@ class AugmentConfig(_Section):
     randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     color_jitter: NonNegative = 0.0
     flip_prob: Share = 0.5
-    flip_labels: dict[str, str] = {}
+    flip_labels: dict[str, str] = Field(default_factory=dict)
     erase_prob: Share = 0.0
 
 
@@ -215,7 +176,7 @@ class DataConfig(ClipConfig):
     augment: AugmentConfig = AugmentConfig()
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """The optimisation.
 
     batch_size:       the global batch, over all processes and accumulated passes.
@@ -286,7 +247,7 @@ class TrainConfig(_Section):
     shard: Literal["none", "fsdp"] = "none"
 
 
-class EvalConfig(_Section):
+class EvalConfig(Section):
     """How videos are scored: `views` is crops×clips, as the published tables write it."""
 
     views: str = "1x1"
@@ -304,7 +265,7 @@ class EvalConfig(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     """Everything a run depends on."""
 
     model: ModelConfig = ModelConfig()

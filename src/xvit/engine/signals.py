@@ -17,7 +17,6 @@ REPEAT_SECONDS = 3.0
 GRACE_SECONDS = 12.0  # for the step that is under way; clusters kill 30 s after they have asked
 LISTEN_SECONDS = 0.5  # between looks at what other processes have heard
 
-
 _replaced: dict[int, Any] = {}  # what stood where `leaving_at_once` put its own handler
 
 
