@@ -108,7 +108,7 @@ def looks_ahead(model: XViT) -> str | None:
     if config.attention not in ("mixing", "spatial"):
         return f"model.attention: {config.attention} lets frames see later ones; a stream has none"
     if len(config.tubelet) > 1:
-        return "model.tubelet takes several frames at a time, a stream has one"
+        return "model.tubelet takes several frames at a time, a stream has one; train with model.tubelet=[1]"
     if config.summary_token:
         return "model.summary_token sees the whole clip; a stream has no whole"
     layers = [m for m in model.backbone.blocks.modules() if isinstance(m, SpaceTimeAttention)]
