@@ -75,6 +75,8 @@ class ModelConfig(Section):
     spatial_resize:     how spatial positions are fitted to other sizes: "timm", or "released" (no antialias).
     tubelet:            weights of consecutive frames whose sum is one image for the patch embedding: [-1, 2]
                         is a frame with its change since the one before. T frames cost as much as T/2 then.
+    feature_blocks:     a frame's feature is its class token (or timm's pooling) after each of so many last
+                        blocks, side by side, as Oquab et al. ("DINOv2", 2023) read an image model.
     head:               "temporal" is a transformer over frame features, "mean" their mean, "moments" their
                         mean and how they change over the clip, in `head_moments` cosines: for small sets.
     head_positions:     learned temporal positions at the temporal head's input.
@@ -93,6 +95,7 @@ class ModelConfig(Section):
     temporal_length: Positive | None = None
     spatial_resize: Literal["timm", "released"] = "timm"
     tubelet: Annotated[tuple[float, ...], Field(min_length=1)] = (1.0,)
+    feature_blocks: Positive = 1
     head: Literal["temporal", "mean", "moments"] = "temporal"
     head_moments: Positive = 3
     head_depth: Annotated[int, Field(ge=1, le=3)] = 1

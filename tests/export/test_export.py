@@ -58,7 +58,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "joint": {"attention": "joint"},
     "moments": {"head": "moments", "mixing": {"window": 0}, "classes": (3, 4)},
     "tasks": {"mixing": {"causal": True}, "classes": (3, 2, 2)},
-    "tubelets": {"tubelet": (-1, 2), "head": "moments"},
+    "tubelets": {"tubelet": (-1, 2), "head": "moments", "feature_blocks": 2},
 }
 
 
@@ -107,7 +107,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     },
     "mean": {"mixing": {"causal": True, "gate": "learned"}, "head": "mean", "temporal_embedding": "none"},
     "spatial": {"attention": "spatial"},
-    "moments": {"mixing": {"causal": True}, "head": "moments", "head_moments": 2},
+    "moments": {"mixing": {"causal": True}, "head": "moments", "head_moments": 2, "feature_blocks": 2},
 }
 
 

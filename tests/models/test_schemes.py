@@ -149,6 +149,7 @@ def test_sides_that_the_patch_does_not_divide() -> None:
         ({"frames": 6, "mixing": Mixing(group=4)}, "a clip of 6 images cannot be mixed in groups of 4"),
         ({"frames": 8, "tubelet": (-1, 2), "mixing": Mixing(group=3)}, "4 images cannot be mixed in groups"),
         ({"frames": 7, "tubelet": (-1, 2)}, "model.tubelet: 7 frames are no multiple of 2"),
+        ({"feature_blocks": 4}, "model.feature_blocks: 4, the model has 3 blocks"),
         ({"head_num_heads": 5}, "5 does not divide the width 48"),
         ({"mixing": Mixing(blocks=(0, 3))}, "no block 3, the model has 0 to 2"),
         ({"name": "vit_tiny_patch17"}, "no model called 'vit_tiny_patch17'"),
@@ -203,6 +204,24 @@ def test_a_tubelet_is_one_image() -> None:
     torch.testing.assert_close(model(still), plain(still[:, :4]))
     with pytest.raises(ValueError, match="7 frames cannot be cut into tubelets of 2"):
         model(frames[:, :7])
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_features_of_several_blocks_are_timms(pool: str) -> None:
+    args = ARGS | {"global_pool": pool, "fc_norm": False}
+    frozen = {"attention": "spatial", "temporal_embedding": "none", "head": "mean", "backbone_args": args}
+    model = small_model(feature_blocks=2, **frozen)
+    perturb(model)
+    image = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **args).eval()
+    image.load_state_dict(model.backbone.state_dict())
+    frames = torch.randn(2, 8, 3, 16, 16)
+    layers = image.get_intermediate_layers(frames.flatten(0, 1), n=2, return_prefix_tokens=True, norm=True)
+    parts = [prefix[:, 0] if pool == "token" else patches.mean(1) for patches, prefix in layers]
+    expected = torch.cat(parts, dim=1).unflatten(0, (2, 8))
+    torch.testing.assert_close(model.forward_features(frames), expected)
+    assert expected.shape == (2, 8, model.num_features)
+    wider_classifier = 2 * 48 * 5
+    assert multiply_adds(model, frames) == multiply_adds(small_model(**frozen), frames) + wider_classifier
 
 
 def test_wrong_backbone_argument() -> None:

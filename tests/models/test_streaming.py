@@ -47,6 +47,7 @@ def offline(model: XViT, frames: Tensor, upto: int) -> Tensor:
         {"head": "mean", "temporal_embedding": "none"},
         {"head_positions": True, "temporal_length": 3},
         {"head": "moments"},
+        {"head": "moments", "feature_blocks": 3},
     ],
     ids=str,
 )
@@ -56,7 +57,7 @@ def test_every_frame_equals_the_offline_model(config: dict[str, Any]) -> None:
     frames = torch.randn(2, 7, 3, 16, 16)
     for t in range(7):
         torch.testing.assert_close(stream(frames[:, t]), offline(model, frames, t), rtol=0, atol=1e-5)
-    assert stream.features.shape == (2, 4, 48)
+    assert stream.features.shape == (2, 4, model.num_features)
     assert stream.frames_seen == 7
 
 

@@ -129,6 +129,7 @@ def test_every_backbone(method: str, name: str, args: dict[str, Any], video: NDA
         {"mixing": Mixing(causal=True, blocks="every_other"), "head_depth": 2},
         {"adapters": 4, "mixing": Mixing(gate="learned")},
         {"tubelet": (-1, 2), "head": "moments"},
+        {"attention": "divided", "feature_blocks": 2},
     ],
     ids=str,
 )
@@ -175,6 +176,23 @@ def test_rollout_shares_a_tubelets_part_among_its_frames() -> None:
     shares = rollout(model, torch.randn(FRAMES, 3, SIZE, SIZE))[1]
     assert torch.equal(shares[0::2], shares[1::2])
     assert not torch.allclose(shares[0], shares[2])
+
+
+def test_rollout_begins_at_every_block_that_the_feature_is_read_from() -> None:
+    """The share of each is what the model that ends there would have had."""
+    clip = torch.randn(FRAMES, 3, SIZE, SIZE)
+    # Without class tokens and mixing no share is lost on the way.
+    settings = {"head": "mean", "attention": "spatial", "temporal_embedding": "none"}
+    args = {"class_token": False, "global_pool": "avg"}
+    model = perturb(make_model(args=args, feature_blocks=2, **settings))
+    expected = []
+    for depth in (1, 2):
+        part = make_model(args=args | {"depth": depth}, **settings)
+        part.backbone.load_state_dict(model.backbone.state_dict(), strict=depth == 2)
+        expected.append(rollout(part, clip)[1])
+    found = rollout(model, clip)[1]
+    torch.testing.assert_close(found, sum(expected) / 2, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(expected[0], expected[1], rtol=1e-2)
 
 
 def test_several_tasks_and_chosen_classes(video: NDArray[np.uint8]) -> None:

@@ -152,7 +152,7 @@ class StreamStep(nn.Module):
         table = model.temporal_embedding
         if table is not None:
             x = x + table.index_select(1, seen % table.shape[1])
-        return model._pool(model.backbone.blocks(model.backbone.norm_pre(x)))
+        return model.encode(x)
 
     def _head(self, window: Tensor, seen: Tensor) -> Tensor:
         """The head over the frames that there were; window: (B, T, D), the newest last."""

@@ -192,6 +192,7 @@ def _check_expressible(path: Path, model: XViT, state: dict[str, Tensor], origin
         f"head_num_heads={heads}": config.head_num_heads in (None, heads),
         "temporal_embedding=tile": config.temporal_embedding == "tile",
         "no adapters": config.adapters is None,
+        "feature_blocks=1": config.feature_blocks == 1,
         "tubelet=[1]": config.tubelet == (1.0,),
         "mixing.fraction above 0": config.mixing.fraction > 0,
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models import checkpoint_seq
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from xvit.config import ClipConfig, Mixing, ModelConfig
@@ -40,17 +40,20 @@ class XViT(nn.Module):
         self.clip = clip
         self._set_classes(num_classes, classes, several_labels)
         self.backbone = build_backbone(config, clip)
-        self.num_features = self.backbone.num_features
+        depth, width = len(self.backbone.blocks), self.backbone.num_features
+        if config.feature_blocks > depth:
+            raise ConfigError(f"model.feature_blocks: {config.feature_blocks}, the model has {depth} blocks")
+        self.num_features = config.feature_blocks * width
         self.grad_checkpointing = False
         self.check_clip(self.clip)
         self._set_mixing()
         if config.adapters is not None:
-            add_adapters(self.backbone.blocks, self.num_features, config.adapters)
+            add_adapters(self.backbone.blocks, width, config.adapters)
         self.temporal_embedding: nn.Parameter | None
         self.register_parameter("temporal_embedding", None)
         if config.temporal_embedding != "none":
             length = config.temporal_length or self.num_images
-            self.temporal_embedding = nn.Parameter(torch.zeros(1, length, 1, self.num_features))
+            self.temporal_embedding = nn.Parameter(torch.zeros(1, length, 1, width))
         self.head: MeanHead | MomentsHead | TemporalHead = self._make_head()
         self.head_hidden_size = self.head.fc.in_features  # the width of `clip_features`
 
@@ -142,9 +145,20 @@ class XViT(nn.Module):
         x = tokens.unflatten(0, (batch, length))
         if self.temporal_embedding is not None:
             x = x + self.temporal_positions(length, start)
+        return self.encode(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Embedded tokens (B, T, N, C) through the blocks -> frame features (B, T, D): those after the last
+        `feature_blocks`, each normalised and pooled, side by side.
+        """
         x = self.backbone.norm_pre(x)
-        blocks = self.backbone.blocks
-        return self._pool(checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x))
+        first = len(self.backbone.blocks) - self.config.feature_blocks
+        features = []
+        for i, block in enumerate(self.backbone.blocks):
+            x = checkpoint(block, x) if self.grad_checkpointing else block(x)
+            if i >= first:
+                features.append(self._pool(x))
+        return torch.cat(features, dim=-1)
 
     def images(self, frames: Tensor) -> Tensor:
         """What the patch embedding sees of frames (B, T, ...): the weighted sums of their tubelets.
@@ -185,7 +199,7 @@ class XViT(nn.Module):
         return table.repeat(1, repeats, 1, 1)[:, start % rows :][:, :length]
 
     def _pool(self, x: Tensor) -> Tensor:
-        """Tokens (B, T, N, D) -> frame features (B, T, D): the class token, or timm's pooling without one."""
+        """Tokens (B, T, N, C) -> (B, T, C): the class token, or timm's pooling without one."""
         backbone = self.backbone
         if backbone.global_pool == "token" and backbone.num_prefix_tokens == 1 + backbone.num_reg_tokens:
             return backbone.fc_norm(backbone.norm(x[:, :, 0]))

@@ -32,10 +32,12 @@ class _Layer(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """One pass of a clip: logits (K,), tokens (T, N, D) after the blocks, and the layers in running order."""
+    """One pass of a clip: logits (K,), tokens (T, N, D) after each block that the features are read
+    from, and the layers in running order.
+    """
 
     logits: Tensor
-    tokens: Tensor
+    tokens: list[Tensor]
     blocks: list[_Layer]
     head: list[_Layer]
 
@@ -47,9 +49,13 @@ def rollout(model: XViT, clip: Tensor) -> tuple[Tensor, Tensor]:
     The frames of a tubelet share alike.
     """
     recording = record(model, clip)
-    frames = head_shares(model.head, recording.head, len(recording.tokens))
-    row = frames[:, None] * pooling_shares(model.backbone, recording.tokens)
+    frames = head_shares(model.head, recording.head, len(recording.tokens[0]))
+    weight = frames[:, None] / len(recording.tokens)
+    read = [weight * pooling_shares(model.backbone, tokens) for tokens in recording.tokens]
+    row, block = torch.zeros_like(read[0]), None
     for step in _steps(recording.blocks):
+        if read and step[0].block is not block:  # a block whose output the feature has a part of
+            row, block = row + read.pop(), step[0].block
         row = (row + sum(attended(layer.attention, layer.x, row) for layer in step)) / (1 + len(step))
     patches = row[:, model.backbone.num_prefix_tokens :].repeat_interleave(len(model.config.tubelet), dim=0)
     return recording.logits, patches / patches.sum()
@@ -69,9 +75,10 @@ def record(model: XViT, clip: Tensor) -> Recording:
         _watch(block, blocks)
     for block in watched.head.blocks if isinstance(watched.head, TemporalHead) else ():
         _watch(block, head)
-    watched.backbone.blocks.register_forward_hook(lambda module, args, out: tokens.append(out[0]))
+    for block in watched.backbone.blocks[-model.config.feature_blocks :]:
+        block.register_forward_hook(lambda module, args, out: tokens.append(out[0]))
     logits = watched(clip[None])[0].float()
-    return Recording(logits, tokens[0], blocks, head)
+    return Recording(logits, tokens, blocks, head)
 
 
 def _watch(block: nn.Module, records: list[_Layer]) -> None:
