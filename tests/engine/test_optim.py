@@ -16,6 +16,7 @@ from xvit.engine.optim import (
     correct,
     draw_blend,
     freeze,
+    indicators,
     learning_rate,
     make_optimizer,
     parameter_groups,
@@ -137,6 +138,13 @@ def test_a_blend_is_worth_its_weight(alphas: tuple[float, float]) -> None:
         tolerance = 1e-5 if blend.box is None else 0.15  # a box has whole pixels
         torch.testing.assert_close(joined, expected, atol=tolerance, rtol=0)
     assert draw_blend(4, 0.0, 0.0, torch.Generator()) is None
+
+
+def test_indicators_of_tasks_and_of_several_labels() -> None:
+    tasks = indicators(torch.tensor([[1, 0], [0, 2]]), (2, 3))
+    assert tasks.tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
+    several = indicators(torch.tensor([[2, 0, -1], [1, -1, -1]]), (3,))
+    assert several.tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
 def test_correct_counts_all_tasks_and_the_larger_share() -> None:

@@ -90,11 +90,19 @@ def classification_loss(
 
 
 def _several_labels_loss(logits: Tensor, labels: Tensor, smoothing: float, blend: Blend | None) -> Tensor:
-    padded = logits.new_zeros(logits.shape[0], logits.shape[1] + 1)  # -1 lands in the last column
-    targets = padded.scatter(1, labels % padded.shape[1], 1.0)[:, :-1]
+    targets = indicators(labels, (logits.shape[1],)).to(logits)
     if blend is not None:
         targets = blend.weight * targets + (1 - blend.weight) * targets[blend.partner]
     return F.binary_cross_entropy_with_logits(logits, targets * (1 - smoothing) + smoothing / 2)
+
+
+def indicators(labels: Tensor, num_classes: tuple[int, ...]) -> Tensor:
+    """(B, sum(num_classes)) float32, 1 for the classes of a clip; labels as in `classification_loss`."""
+    total = sum(num_classes)
+    if len(num_classes) > 1:
+        labels = labels + labels.new_tensor([0, *num_classes[:-1]]).cumsum(0)
+    padded = torch.zeros(len(labels), total + 1, device=labels.device)  # -1 lands in the last column
+    return padded.scatter(1, labels % (total + 1), 1.0)[:, :-1]
 
 
 def correct(

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from xvit.data import make_loader
-from xvit.engine.optim import classification_loss
+from xvit.engine.optim import classification_loss, indicators
 from xvit.engine.runlog import ProgressLine
 from xvit.engine.signals import StopSignal
 from xvit.models.heads import MomentsHead
@@ -40,7 +40,8 @@ def fit_head_first(run: Run, stop: StopSignal, *, quiet: bool = False) -> None:
     device = run.accelerator.device
     head, generator = run.model.head, torch.Generator().manual_seed(run.config.seed)
     if isinstance(head, MomentsHead):
-        head.standardise(features.to(device))
+        targets = indicators(labels, run.model.num_classes)
+        head.standardise(features.to(device), targets.to(device))
     matrices = [p for p in head.parameters() if p.ndim == 2]
     others = [p for p in head.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]

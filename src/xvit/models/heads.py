@@ -90,8 +90,15 @@ class MomentsHead(nn.Module):
     """A linear classifier on the first cosine moments over time of the frame features.
 
     Moment 0 is the mean, moment 1 sets early frames against late ones, and so on: order in as few numbers as
-    a few dozen videos can teach. The classifier starts on the mean alone.
+    a few dozen videos can teach. The classifier starts on the mean alone; `standardise` lets each moment
+    count for as much as it says about the classes.
     """
+
+    # The width of features at which the learning rates of configs/finetune/ were measured: wider ones are
+    # scaled down, so that a step of Adam moves the logits as far.
+    WIDTH = 384
+    # No moment is shut out for good: tuning may teach one what it does not say yet.
+    LEAST = 0.05
 
     centre: Tensor
     scale: Tensor
@@ -123,15 +130,40 @@ class MomentsHead(nn.Module):
         return torch.cos(math.pi * order[:, None] * time) * weight[:, None]
 
     @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
-        """From now on every moment has mean 0 and deviation 1 over clips like these, (n, T, D)."""
-        deviation, mean = torch.std_mean(self._moments(features), dim=0)
+    def standardise(self, features: Tensor, targets: Tensor) -> None:
+        """Fit mean and deviation of every moment to clips (n, T, D) whose classes are 1 in targets (n, K).
+
+        From now on the mean is 0, and a moment's deviation is the share of its variance that the classes
+        explain, relative to the moment of which they explain most: order counts for little where any frame
+        shows the class, and the frames' content where only order does.
+        """
+        values = self._moments(features)
+        deviation, mean = torch.std_mean(values, dim=0)
+        share = explained_variance(values, targets).unflatten(0, (self.moments, -1)).mean(dim=1)
+        share = share / share.max() if share.max() > 0 else torch.ones_like(share)
+        width = features.shape[2]
+        relative = share.clamp(min=self.LEAST) * min(1.0, self.WIDTH / width)
         self.centre.copy_(mean)
-        self.scale.copy_(1 / (deviation + 1e-5))
+        self.scale.copy_(relative.repeat_interleave(width) / (deviation + 1e-5))
 
     def _moments(self, features: Tensor, basis: Tensor | None = None) -> Tensor:
         matrix = self.basis(features.shape[1]) if basis is None else basis
         return (matrix.to(features.dtype) @ features).flatten(1)
+
+
+def explained_variance(values: Tensor, targets: Tensor) -> Tensor:
+    """(D,): the share of the variance of values (n, D) that a linear model of targets (n, K) explains beyond
+    chance (R², adjusted for the number of classes); 0 where there are too few rows to tell.
+    """
+    values, targets = values - values.mean(dim=0), targets - targets.mean(dim=0)
+    directions, size, _ = torch.linalg.svd(targets, full_matrices=False)
+    directions = directions[:, size > 1e-4 * size.max()]
+    rows, rank = directions.shape
+    if rank >= rows - 1:
+        return values.new_zeros(values.shape[1])
+    total = values.square().sum(dim=0)
+    rest = 1 - (directions.T @ values).square().sum(dim=0) / total.clamp(min=1e-12)
+    return 1 - rest * (rows - 1) / (rows - 1 - rank)
 
 
 def stretch(table: Tensor, length: int) -> Tensor:
