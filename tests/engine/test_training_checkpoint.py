@@ -63,6 +63,17 @@ def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str)
     assert state["step"] == 2
 
 
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_damaged_one_of_a_later_step_takes_no_whole_ones_place(tmp_path: Path, keep_last: int) -> None:
+    for step in (27, 57, 60):
+        save(tmp_path, step)
+    for step in (57, 60):
+        (tmp_path / "checkpoints" / f"step_000000{step}" / "state.pt").write_bytes(b"")
+    save(tmp_path, 28, keep_last=keep_last)
+    names = [path.name for path in find_checkpoints(tmp_path)]
+    assert names == ["step_00000028", "step_00000027"][:keep_last]
+
+
 def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
 

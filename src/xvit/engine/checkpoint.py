@@ -26,9 +26,10 @@ NAME = re.compile(r"step_\d{8}")
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
-    """Write `state` as the checkpoint of `step` and delete all but the newest `keep_last`.
+    """Write `state` as the checkpoint of `step` and delete all but the newest `keep_last` up to it.
 
-    Raises XViTError where the disk is full or the folder cannot be written; older checkpoints stay.
+    A later step's is damaged, or the run would have gone on from there: it is deleted, too. Raises XViTError
+    where the disk is full or the folder cannot be written; older checkpoints stay.
     """
     target = run / "checkpoints" / f"step_{step:08}"
     draft = target.with_name(target.name + UNFINISHED)
@@ -47,8 +48,10 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], *, keep_last: i
         raise XViTError(
             f"{target}: cannot save: {err.strerror}; the checkpoints before it are whole"
         ) from err
-    for old in find_checkpoints(run)[keep_last:]:
-        shutil.rmtree(old)
+    found = find_checkpoints(run)
+    newest = found.index(target)
+    for path in [*found[:newest], *found[newest + keep_last :]]:
+        shutil.rmtree(path)
     return target
 
 
@@ -59,29 +62,34 @@ def find_checkpoints(run: Path) -> list[Path]:
 
 
 def set_aside(run: Path) -> None:
-    """Make place for a run that begins anew: checkpoints of an earlier one go to `checkpoints.earlier`.
+    """Make place for a run that begins anew: an earlier one's files go to `checkpoints.earlier`.
 
-    Beside those of later steps the new ones would not be the newest.
+    Beside checkpoints of later steps the new ones would not be the newest, and files in the released code's
+    layout would be written over.
     """
-    found = find_checkpoints(run)
-    if found:
-        shutil.rmtree(run / EARLIER, ignore_errors=True)
-        os.replace(run / "checkpoints", run / EARLIER)
-        warnings.warn(
-            f"{run}: begins anew; the checkpoints of the run before ({found[0].name} and earlier), which "
-            f"train.resume=auto would go on from, are in {EARLIER} now",
-            XViTWarning,
-            stacklevel=2,
-        )
+    ours, theirs = find_checkpoints(run), sorted((run / "checkpoints").glob("*.pyth"), reverse=True)
+    if not (ours or theirs):
+        return
+    shutil.rmtree(run / EARLIER, ignore_errors=True)
+    os.replace(run / "checkpoints", run / EARLIER)
+    newest = (ours or theirs)[0].name
+    hint = "" if ours else "; train.init_from=FILE (TRAIN.CHECKPOINT_FILE_PATH) begins with its weights"
+    warnings.warn(
+        f"{run}: begins anew; checkpoints that were there ({newest} and earlier) are in {EARLIER} now{hint}",
+        XViTWarning,
+        stacklevel=2,
+    )
 
 
 def load_newest(run: Path) -> dict[str, Any] | None:
     """The newest intact checkpoint's state, on the CPU; None where there is none. Warns of damaged ones."""
-    for path in find_checkpoints(run):
+    found = find_checkpoints(run)
+    for path in found:
         try:
             return read_checkpoint(path)
         except WeightsError as err:
-            warnings.warn(f"{err}; trying the checkpoint before it", XViTWarning, stacklevel=2)
+            then = "there is none before it" if path == found[-1] else "trying the checkpoint before it"
+            warnings.warn(f"{err}; {then}", XViTWarning, stacklevel=2)
     return None
 
 

@@ -196,9 +196,11 @@ class Run:
 
     def validation_due(self, step: int, steps: int) -> bool:
         """Whether the val list is to be scored now."""
+        return (step >= steps or self._validation_planned(step)) and step > self.validated
+
+    def _validation_planned(self, step: int) -> bool:
         epochs, within = divmod(step, self.steps_per_epoch)
-        due = step >= steps or (within == 0 and epochs % self.config.train.eval_every == 0)
-        return due and step > self.validated
+        return within == 0 and epochs % self.config.train.eval_every == 0
 
     def note(self, metrics: dict[str, Any], step: int, model: XViT) -> None:
         """Remember the newest validation, of `model`, and the best one, with its model in `best/`."""
@@ -206,7 +208,8 @@ class Run:
         with self.changing:
             self.metrics, self.validated = metrics, step
             if metrics.get(name, 0.0) <= self.best.get(f"best_{name}", -1.0):
-                self.worse += 1
+                # A stop at train.max_steps validates once more than a run that goes on.
+                self.worse += self._validation_planned(step)
                 return
             self.best, self.worse = {f"best_{name}": metrics.get(name, 0.0), "best_step": step}, 0
             if self.is_main:

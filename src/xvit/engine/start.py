@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from xvit.config import Config, load_config, write_yaml
 from xvit.config_files import flatten
@@ -85,8 +88,13 @@ def warm_start(model: XViT, path: str, *, new_head: bool) -> None:
         hint = ""
         if not new_head and any(name.startswith("head.") for name in wrong):
             hint = "; train.new_head=true begins a new classifier, or head where the heads differ"
-        raise WeightsError(path, f"does not fit the model of this run: {', '.join(wrong[:6])}{hint}")
+        named = ", ".join(f"{name} {_shape(source, name)} for {_shape(own, name)}" for name in wrong[:4])
+        raise WeightsError(path, f"does not fit the model of this run: {named}{hint}")
     model.load_state_dict(source)
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> str:
+    return "x".join(map(str, state[name].shape)) if name in state else "nothing"
 
 
 def load_lists(config: Config) -> tuple[Manifest, Manifest]:
@@ -123,12 +131,17 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
     return train_list, val_list
 
 
-def claim(folder: Path, config: Config) -> None:
+def claim(folder: Path, config: Config, *, anew: bool) -> None:
     """Make the run's folder and write its config.yaml. Raises ConfigError where that cannot be."""
+    checkpoints, source = folder.resolve() / "checkpoints", config.train.init_from
+    if anew and source is not None and Path(source).resolve().is_relative_to(checkpoints):
+        raise ConfigError(
+            f"train.init_from: {source} is where this run would write its checkpoints; choose another output"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_yaml(config, folder / "config.yaml")
-        if config.train.resume == "never":
+        if anew:
             set_aside(folder)
     except OSError as err:
         raise ConfigError(f"output: cannot write to {folder}: {err.strerror}") from err
@@ -136,15 +149,8 @@ def claim(folder: Path, config: Config) -> None:
 
 def notes_on_resuming(folder: Path, config: Config, resumed: bool) -> list[str]:
     """What somebody who goes on with `folder` may not have meant; its config.yaml is still that of before."""
-    if not resumed:
-        released = sorted(folder.glob("checkpoints/checkpoint_epoch_*.pyth"))
-        if config.train.resume == "never" or config.train.init_from is not None or not released:
-            return []
-        return [
-            f"{released[-1]} is in the released code's layout, from which no run goes on: this begins anew; "
-            "train.init_from=FILE (TRAIN.CHECKPOINT_FILE_PATH) would begin with its weights"
-        ]
-    return [f"resumed with another setting: {line}" for line in changed_settings(folder, config)]
+    changed = changed_settings(folder, config) if resumed else []
+    return [f"resumed with another setting: {line}" for line in changed]
 
 
 def changed_settings(folder: Path, config: Config) -> list[str]:

@@ -115,11 +115,12 @@ def begin(run: Run) -> Beginning:
     if state and state.get("list_sha256", run.train_list.digest) != run.train_list.digest:
         notes.append("resumed with other training videos: epochs are counted in those there are now")
     if run.is_main:
-        claim(folder, config)
+        claim(folder, config, anew=state is None)
     start_trackers(run.accelerator, config, step)
     with mendable(folder):
         log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
     steps = min(config.train.epochs * run.steps_per_epoch, config.train.max_steps or sys.maxsize)
+    steps = max(step, steps)  # a run that is beyond that already
     log.write(
         "start", step=step, steps=steps, videos=len(run.train_list.records), parameters=run.num_parameters
     )
