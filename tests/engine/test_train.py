@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from xvit.config import Config, DataConfig, load_config
@@ -27,10 +29,11 @@ from xvit.data.synth import write_motion_set
 from xvit.engine import checkpoint, signals
 from xvit.engine import train as train_module
 from xvit.engine.checkpoint import load_newest
-from xvit.engine.runlog import read_log
+from xvit.engine.runlog import ProgressLine, read_log
 from xvit.engine.screen import describe, expected_cost
 from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal, leaving_at_once
+from xvit.engine.start import claim
 from xvit.engine.train import train
 from xvit.errors import ConfigError, DatasetError, VideoReadError, WeightsError, XViTError
 from xvit.report.curves import conclude
@@ -304,6 +307,30 @@ def test_the_time_to_stop_is_when_nothing_gets_better(videos: Path, tmp_path: Pa
     assert json.loads((run / "metrics.json").read_text())["step"] == 3 * 3  # the first, then two no better
 
 
+def test_a_stop_in_between_costs_no_patience(videos: Path, tmp_path: Path) -> None:
+    """A run that is not stopped does not validate there."""
+    run = build_run(small_config(videos, tmp_path / "r", "train.patience=2", "train.eval_every=1"))
+    run.folder.mkdir()
+    epoch = run.steps_per_epoch
+    for step, worse in ((epoch, 0), (epoch + 1, 0), (2 * epoch, 1)):
+        run.note({"top1": 0.5}, step, run.model)
+        assert run.worse == worse
+
+
+def test_a_terminal_of_80_columns_shows_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    bar = ProgressLine("train", 12345, done=9876)
+    bar.note(**{"val top-1": 0.875})
+    bar.step(clips=8, seconds=0.1, waiting=0.07, loss=0.693, top1=0.625, lr=7.6e-06)
+    console = Console(width=80, record=True, file=io.StringIO())
+    for part in bar._bar.get_renderables():
+        console.print(part)
+    first, second = console.export_text().splitlines()
+    assert "9877/12345" in first
+    shown = "loss 0.693  top1 0.625  lr 7.6e-06  clips/s 80  waiting 70 %  val top-1 0.875"
+    assert second.strip() == shown
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -469,15 +496,37 @@ def test_a_folder_that_takes_no_log_is_named(videos: Path, tmp_path: Path) -> No
         train(small_config(videos, tmp_path / "r", "train.max_steps=1"), quiet=True)
 
 
-def test_a_folder_of_the_released_code_is_not_gone_on_with(
-    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_files_of_the_released_code_are_not_gone_on_with_but_kept(
+    videos: Path, tmp_path: Path, resume: str
 ) -> None:
     file = tmp_path / "r" / "checkpoints" / "checkpoint_epoch_00012.pyth"
     file.parent.mkdir(parents=True)
-    file.touch()
-    train(small_config(videos, tmp_path / "r", "train.max_steps=1", "train.resume=auto"))
-    assert f"note   {file} is in the released code's layout" in capsys.readouterr().out
-    assert file.exists()
+    file.write_text("theirs")
+    config = small_config(videos, tmp_path / "r", "train.max_steps=1", f"train.resume={resume}")
+    with pytest.warns(
+        UserWarning, match=r"begins anew; .*00012\.pyth .* checkpoints\.earlier now; .*init_from"
+    ):
+        train(config, quiet=True)
+    assert (tmp_path / "r" / "checkpoints.earlier" / file.name).read_text() == "theirs"
+
+
+def test_a_run_is_not_to_write_where_its_first_weights_are(videos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "r" / "checkpoints" / "checkpoint_epoch_00012.pyth"
+    with pytest.raises(ConfigError, match=r"init_from: .*pyth is where .* choose another output"):
+        claim(tmp_path / "r", small_config(videos, tmp_path / "r", f"train.init_from={file}"), anew=True)
+
+
+def test_a_run_without_a_whole_checkpoint_begins_anew_and_keeps_its_own(videos: Path, tmp_path: Path) -> None:
+    settings = ("train.resume=auto", "train.checkpoint_every=1")
+    run = train(small_config(videos, tmp_path / "r", "train.max_steps=3", *settings), quiet=True)
+    for state in run.glob("checkpoints/*/state.pt"):
+        state.write_bytes(b"")
+    with pytest.warns(UserWarning, match="step_00000003: a damaged checkpoint|none before it|begins anew"):
+        train(small_config(videos, run, "train.max_steps=2", *settings), quiet=True)
+    state = load_newest(run)
+    assert state is not None
+    assert state["step"] == 2
 
 
 def train_until_killed(config: Config, moment: str) -> None:

@@ -8,12 +8,14 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 RECENT = 30  # steps whose pace is shown
@@ -79,11 +81,10 @@ class ProgressLine:
         self.values: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
         self._live = sys.stderr.isatty() and not quiet
-        self._bar = Progress(
+        self._bar = _TwoLines(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             disable=not self._live,
@@ -132,6 +133,16 @@ class ProgressLine:
         self._bar.stop()
         if not self._live:
             self._line()
+
+
+class _TwoLines(Progress):
+    """The bar, and below it the values, which would not fit beside it on a terminal of 80 columns."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["values"]:
+                yield Text(task.fields["values"], no_wrap=True, overflow="ellipsis")
 
 
 def _short(value: Any) -> str:
