@@ -156,6 +156,8 @@ def test_labels_follow_the_model_by_name(tmp_path: Path) -> None:
     assert [r.labels for r in load_manifest(config, "val", (("b", "x", "a"),)).records] == [(2,), (0,)]
     with pytest.raises(DatasetError, match="the class 'b' is not among the model's 1 classes"):
         load_manifest(config, "val", (("a",),))
+    with pytest.raises(DatasetError, match="2 classes here, 3 in the model, which has no names for them"):
+        load_manifest(config, "val", (("0", "1", "2"),))
     write(tmp_path / "n", val_csv="p/1.mp4 0\np/2.mp4 2\n")
     with pytest.raises(DatasetError, match="3 classes here, 2 in the model"):
         load_manifest(DataConfig(root=str(tmp_path / "n")), "val", (("a", "b"),))

@@ -71,7 +71,7 @@ def load_manifest(config: DataConfig, split: str, classes: Classes | None = None
     if not len(found.records):
         raise DatasetError(f"{root}: the {split} split ({name}) lists no videos")
     if classes:  # weights of the authors carry no names
-        found = _renumber(found, classes, root)
+        found = _renumber(found, classes, root, counted=not name.endswith("_folders"))
     return Manifest.of(found.records, found.classes, split, name, found.missing)
 
 
@@ -86,8 +86,11 @@ def find_layout(root: Path) -> str:
     )
 
 
-def _renumber(found: Split, classes: Classes, root: Path) -> Split:
-    """Labels that count through `classes`, matched by name wherever both sides have names."""
+def _renumber(found: Split, classes: Classes, root: Path, *, counted: bool) -> Split:
+    """Labels that count through `classes`, matched by name wherever both sides have names.
+
+    counted: whether the labels were given as numbers, which may then be a part of the model's own.
+    """
     records = found.records
     labels = records.labels.numpy().copy()
     names = list(classes)
@@ -99,10 +102,11 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
         present = np.unique(columns[columns >= 0])
         if own == wanted:
             continue
-        if _only_numbers(own) or _only_numbers(wanted):
-            if len(own) > len(wanted):
-                raise DatasetError(f"{root}: {len(own)} classes here, {len(wanted)} in the model")
-            if _only_numbers(wanted):  # no names to match: keep those there are
+        if only_numbers(own) or only_numbers(wanted):
+            if len(own) > len(wanted) or not (counted or only_numbers(own) or len(own) == len(wanted)):
+                nameless = ", which has no names for them" if only_numbers(wanted) else ""
+                raise DatasetError(f"{root}: {len(own)} classes here, {len(wanted)} in the model{nameless}")
+            if only_numbers(wanted):  # no names to match: keep those there are
                 names[task] = own + wanted[len(own) :]
             continue
         place = {name: i for i, name in enumerate(wanted)}
@@ -117,5 +121,6 @@ def _renumber(found: Split, classes: Classes, root: Path) -> Split:
     return Split(records.with_labels(labels), tuple(names), found.missing)
 
 
-def _only_numbers(names: tuple[str, ...]) -> bool:
+def only_numbers(names: tuple[str, ...]) -> bool:
+    """Whether classes have no names but their numbers."""
     return all(name.isdecimal() for name in names)

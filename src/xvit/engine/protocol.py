@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import platform
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from xvit import __version__
 from xvit.config import ClipConfig, Config, load_config, parse_views
 from xvit.data import Manifest, VideoDataset, load_manifest, make_loader
+from xvit.data.manifest import only_numbers
 from xvit.engine.evaluate import evaluate, view_order
 from xvit.engine.journal import Journal
 from xvit.engine.processes import meet
@@ -26,7 +28,7 @@ from xvit.engine.results import group_numbers, read_groups, results
 from xvit.engine.runlog import ProgressLine
 from xvit.engine.scores import Evaluation, write_predictions, write_scores
 from xvit.engine.submission import write_submission
-from xvit.errors import ConfigError
+from xvit.errors import ConfigError, XViTWarning
 from xvit.exported import ExportedModel, is_exported, load_exported
 from xvit.models import XViT, load_model
 from xvit.models.published import FILES, pull
@@ -74,6 +76,7 @@ def evaluate_run(
         raise ConfigError(f"{path} does not say where the videos are; add --data FOLDER")
     clip = _clip(network, config, overrides)
     manifest = load_manifest(config.data, split, classes=network.classes or _numbers(network))
+    _tell_of_few_classes(manifest, network)
     home = Path("runs", str(model)) if str(model) in FILES else path if path.is_dir() else path.parent
     folder = make_folder(output or home / "eval")
     recordings = read_groups(groups) if groups is not None else None
@@ -237,6 +240,21 @@ def _clip(network: XViT | ExportedModel, config: Config, overrides: Sequence[str
     if isinstance(network, XViT):
         network.check_clip(clip)
     return clip
+
+
+def _tell_of_few_classes(manifest: Manifest, network: XViT | ExportedModel) -> None:
+    """Labels of a model without class names are its numbers; of few of them they may be another set's."""
+    several_tasks = len(network.num_classes) > 1
+    for task, count in enumerate(network.num_classes if manifest.records[0].labels else ()):
+        columns = slice(task, task + 1) if several_tasks else slice(None)
+        highest = max(label for record in manifest.records for label in record.labels[columns])
+        if highest < count - 1 and only_numbers((network.classes or _numbers(network))[task]):
+            warnings.warn(
+                f"the model has {count} classes without names, the labels end at {highest}: right only "
+                "if they number the classes as the model does",
+                XViTWarning,
+                stacklevel=3,
+            )
 
 
 def _numbers(network: XViT | ExportedModel) -> tuple[tuple[str, ...], ...]:
