@@ -22,6 +22,15 @@ from xvit.errors import ConfigError
         ("model.mixing.window=true", "model.mixing.window: is no switch, got True"),
         ("data.mean=[0.5,0.5,true]", "data.mean: is no switch, got [0.5, 0.5, True]"),
         ("model.tubelet=[2]", "model.tubelet: one frame alone has the weight 1, got [2]"),
+        ("seed=-1", "seed must be at least 0, got -1"),
+        ("seed=99999999999", "seed must be at most 4294967295, got 99999999999"),
+        (
+            "model.backbone_args={depth:2}",
+            "model.backbone_args: 'depth:2' has no value; in YAML a blank follows the colon, "
+            "got {'depth:2': None}",
+        ),
+        ("train.resume=yes", "train.resume: is no switch but one of auto, never, got True"),
+        ("train.trackers=csv", "train.trackers: should be a list such as [csv], got 'csv'"),
         ("model.tubelet=[0,0]", "model.tubelet: has no frame in it, got [0, 0]"),
         ("model.tubelet=[.nan,2]", "model.tubelet.0: should be a finite number, got nan"),
         ("train.lr=.inf", "train.lr: should be a finite number, got inf"),

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from xvit.config_errors import explain
 from xvit.config_files import put, read_value, read_yaml
-from xvit.config_values import NonNegative, PathText, Positive, Section, Share, no_switch
+from xvit.config_values import NonNegative, PathText, Positive, Section, Seed, Share, no_switch
 from xvit.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -105,6 +105,14 @@ class ModelConfig(Section):
     dropout: Share = 0.0
     drop_path: Share = 0.0
     adapters: Positive | None = None
+
+    @field_validator("backbone_args")
+    @classmethod
+    def _check_backbone_args(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key, value in values.items():
+            if value is None:  # timm would leave it out without a word
+                raise ValueError(f"{key!r} has no value; in YAML a blank follows the colon")
+        return values
 
     @field_validator("tubelet")
     @classmethod
@@ -276,7 +284,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     output: PathText = "runs/xvit"
-    seed: int = 0
+    seed: Seed = 0
     device: str = "auto"
 
 

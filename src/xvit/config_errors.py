@@ -31,6 +31,8 @@ def explain(err: ValidationError, config: type[BaseModel]) -> str:
             return f"{key} must be at most {bound['le']}, got {value}"
         case "literal_error":
             return f"{key} must be {bound['expected']}, got {value!r}"
+        case "tuple_type":
+            return f"{key}: should be a list such as [{value}], got {value!r}"
         case "model_type" | "dict_type" | "dataclass_type":
             return f"{key} is a section with keys of its own, got {value!r}"
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -36,5 +37,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_switches(cls, value: Any, info: ValidationInfo) -> Any:
-        switch = cls.model_fields[str(info.field_name)].annotation is bool
-        return value if switch else no_switch(value)
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and get_origin(kind) is Literal:  # YAML takes yes and no for switches
+            raise ValueError(f"is no switch but one of {', '.join(map(str, get_args(kind)))}")
+        return value if kind is bool else no_switch(value)
