@@ -138,13 +138,42 @@ def test_an_upper_case_file_means_our_configuration(case: str, shared: Path, tmp
     file.write_text(yaml.safe_dump(theirs))
     found, _ = translated(config=str(file))
     ours = load_config(ROOT / "configs" / CASES[case])
-    assert found.model.model_dump(exclude={"temporal_length", "spatial_resize"}) == ours.model.model_dump(
-        exclude={"temporal_length", "spatial_resize"}
-    )
+    assert found.model == ours.model
     assert found.data.augment.model_dump() == ours.data.augment.model_dump()
     same = ("num_frames", "size", "sampling", "frame_stride", "target_fps", "clip_position", "mean", "std")
     assert [getattr(found.data, name) for name in same] == [getattr(ours.data, name) for name in same]
     assert found.train == ours.train
+
+
+def test_what_a_released_file_leaves_out_is_what_the_released_code_takes(tmp_path: Path) -> None:
+    file = tmp_path / "short.yaml"
+    file.write_text("TRAIN: {BATCH_SIZE: 8}\nSOLVER: {BASE_LR: 3e-2}\nDATA: {AUTOAUGMENT: True}\n")
+    config, notes = translated("SOLVER.WEIGHT_DECAY", "1e-5", config=str(file))
+    train = config.train
+    assert (train.optimizer, train.lr, train.momentum, train.weight_decay) == ("sgd", 0.03, 0.9, 1e-5)
+    assert (train.batch_size, train.epochs, train.warmup_epochs, train.resume) == (8, 300, 0, "auto")
+    assert train.clip_grad_norm is None
+    assert (config.model.dropout, config.model.backbone_weights, config.eval.views) == (0.5, "timm", "3x10")
+    assert (config.data.augment.auto, config.data.target_fps) == ("autoaugment", 30)
+    assert set(compat.RELEASED_DEFAULTS) <= set(KEYS)
+    assert notes == []
+    file.write_text("TRAIN: {BATCH_SIZE: 8}\nmodel: {}\n")  # some of both: ours stand for the rest
+    assert translated(config=str(file))[0].train.optimizer == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("auto", "random", "found"),
+    [
+        (True, True, "autoaugment"),
+        (False, True, "randaugment"),
+        (True, False, "autoaugment"),
+        (False, False, "none"),
+    ],
+)
+def test_of_two_policies_the_first_is_taken_in_any_order(auto: bool, random: bool, found: str) -> None:
+    keys = [f"DATA.AUTOAUGMENT={auto}", f"DATA.RANDAUGMENT={random}"]
+    for options in (keys, keys[::-1]):
+        assert translated(*options)[0].data.augment.auto == found
 
 
 def test_every_key_of_the_table_leads_somewhere() -> None:

@@ -73,6 +73,17 @@ def _dataset(value: Any, settings: Settings) -> Translated:
     return {"data.sampling": "segment", "data.augment.crop": "jitter", **fixed}
 
 
+def _auto(value: Any, settings: Settings) -> Translated:
+    if value not in (True, False):
+        raise ValueError
+    if settings.get("DATA.AUTOAUGMENT", False):  # of both, the first one
+        return {"data.augment.auto": "autoaugment"}
+    if not settings.get("DATA.RANDAUGMENT", False):
+        return {"data.augment.auto": "none"}
+    # NOTE(parity): twice timm's largest magnitude; torchvision's ends at 30.
+    return {"data.augment.auto": "randaugment", "data.augment.randaugment_magnitude": 30}
+
+
 def _blocks(value: Any, settings: Settings) -> Translated:
     # NOTE(parity): the released configurations list blocks 0 to 14 of 12; those that exist mix.
     depth = LARGE if "large" in str(settings.get("XVIT.BASE_MODEL", "")) else SMALL
@@ -116,7 +127,7 @@ _JOB = note("")  # what JOB_DEFAULTS lists; the command reads them
 KEYS: dict[str, Rule] = {
     "BN": _BN,
     "BENCHMARK": note("see benchmarks/"),
-    "DATA.AUTOAUGMENT": when("data.augment.auto", "autoaugment", "none"),
+    "DATA.AUTOAUGMENT": _auto,
     "DATA.COLORAUGMENT": when("data.augment.color_jitter", 0.4, 0.0),
     "DATA.DECODING_BACKEND": _DECODER,
     "DATA.ENSEMBLE_METHOD": note("scores of views are added up"),
@@ -128,7 +139,7 @@ KEYS: dict[str, Rule] = {
     "DATA.PATH_LABEL_SEPARATOR": note("comma, space and tab are recognised"),
     "DATA.PATH_PREFIX": note("paths in lists start at data.root"),
     "DATA.PATH_TO_DATA_DIR": to("data.root", str),
-    "DATA.RANDAUGMENT": lambda value, settings: {"data.augment.auto": "randaugment"} if value else {},
+    "DATA.RANDAUGMENT": _auto,
     "DATA.RANDOM_FLIP": when("data.augment.flip_prob", 0.5, 0.0),
     "DATA.RAND_CROP": to("data.augment.erase_prob"),
     "DATA.REVERSE_INPUT_CHANNEL": note("frames are RGB"),
@@ -229,6 +240,56 @@ JOB_DEFAULTS: Settings = {
     "TEST.ENABLE": True,
     "TRAIN.ENABLE": True,
 }
+# What the released code takes where a configuration is silent; of a backbone it has none that is a ViT.
+RELEASED_DEFAULTS: Settings = {
+    "DATA.AUTOAUGMENT": False,
+    "DATA.COLORAUGMENT": False,
+    "DATA.MEAN": (0.45, 0.45, 0.45),
+    "DATA.NUM_FRAMES": 8,
+    "DATA.RANDAUGMENT": True,
+    "DATA.RANDOM_FLIP": True,
+    "DATA.RAND_CROP": 0.0,
+    "DATA.SAMPLING_RATE": 8,
+    "DATA.STD": (0.225, 0.225, 0.225),
+    "DATA.TARGET_FPS": 30,
+    "DATA.TEST_CROP_SIZE": 256,
+    "DATA.TRAIN_CROP_SIZE": 224,
+    "DATA.TRAIN_JITTER_SCALES": (256, 320),
+    "DATA_LOADER.NUM_WORKERS": 8,
+    "MODEL.DROPOUT_RATE": 0.5,
+    "MODEL.LOSS_FUNC": "cross_entropy",
+    "OUTPUT_DIR": "./tmp",
+    "RNG_SEED": 1,
+    "SOLVER.BASE_LR": 0.1,
+    "SOLVER.CLIP_GRADIENT": -1.0,
+    "SOLVER.COSINE_END_LR": 0.0,
+    "SOLVER.MAX_EPOCH": 300,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.OPTIMIZING_METHOD": "sgd",
+    "SOLVER.WARMUP_EPOCHS": 0.0,
+    "SOLVER.WARMUP_START_LR": 0.01,
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "TEMPORAL_HEAD.NUM_ATTENTION_HEADS": 12,
+    "TEMPORAL_HEAD.NUM_HIDDEN_LAYERS": 1,
+    "TEST.BATCH_SIZE": 8,
+    "TEST.NUM_ENSEMBLE_VIEWS": 10,
+    "TEST.NUM_SPATIAL_CROPS": 3,
+    "TRAIN.AUTO_RESUME": True,
+    "TRAIN.BATCH_SIZE": 64,
+    "TRAIN.CHECKPOINT_PERIOD": 10,
+    "TRAIN.DATASET": "kinetics",
+    "TRAIN.EVAL_PERIOD": 10,
+    "TRAIN.MIXUP_ALPHA": 0.0,
+    "XVIT.BACKBONE.DROP_PATH_RATE": 0.0,
+    "XVIT.CONSENSUS_TYPE": "vit",
+    "XVIT.LOCATIONS_LIST": (9, 10, 11),
+    "XVIT.NUM_SEGMENTS": 8,
+    "XVIT.PRETRAIN": True,
+    "XVIT.SHIFT_DIV": 8,
+    "XVIT.USE_XVIT": True,
+}
+# What it has no key for.
+RELEASED_MODEL: Translated = {"model.temporal_length": 8, "model.spatial_resize": "released"}
 
 
 def translate(settings: Mapping[str, Any]) -> tuple[Translated, list[str]]:
@@ -257,6 +318,7 @@ def read_settings(
 ) -> tuple[dict[str, Any], Settings, dict[str, Any]]:
     """A configuration file, ours or upper-case or some of both, and `KEY VALUE` or `KEY=VALUE` options.
 
+    A file of upper-case keys alone is one of the released code, whose defaults stand for what it leaves out.
     Returns the file's nested values in our keys, the upper-case settings on top of them, and what was given
     in our keys on the command line, which is to come last. Raises ConfigError.
     """
@@ -268,6 +330,9 @@ def read_settings(
         translate(settings)
     except ConfigError as err:
         raise ConfigError(f"{path}: {err}") from err
+    if theirs and not values:
+        settings = RELEASED_DEFAULTS | settings
+        nest(values, RELEASED_MODEL)
     pending = iter(options)
     for option in pending:
         if not option.strip():  # a pasted command may have blanks in it, or end in one
