@@ -74,6 +74,7 @@ def test_unknown_keys_name_the_nearest_and_old_ones_get_a_note() -> None:
         (("SOLVER.BASE_LR", "-1"), "SOLVER.BASE_LR: train.lr must be positive, got -1"),
         (("TRAIN.CHECKPOINT_PERIOD", "0"), "TRAIN.CHECKPOINT_PERIOD: train.released_every must be positive"),
         (("solver.base_lr", "1"), "unknown key solver.base_lr; did you mean SOLVER.BASE_LR?"),
+        (("OUTPUT_DIR", "o", "--num_shards", "2"), "--num_shards comes before the keys"),
         (("--num_shards", "0"), "NUM_SHARDS must be at least 1, got 0"),
         (("NUM_GPUS", "-1"), "NUM_GPUS must be at least 0, got -1"),
         (

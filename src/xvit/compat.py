@@ -338,6 +338,8 @@ def read_settings(
         if not option.strip():  # a pasted command may have blanks in it, or end in one
             continue
         key, equals, text = option.partition("=")
+        if key.startswith("--"):
+            raise ConfigError(f"{key} comes before the keys, as in: run_net.py {key} … KEY VALUE")
         if not equals:
             value = next(pending, None)
             if value is None:

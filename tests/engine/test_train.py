@@ -415,6 +415,15 @@ def test_the_start_screen_has_doubts(videos: Path, tmp_path: Path) -> None:
         assert "note" not in describe(build_run(small_config(videos, tmp_path / "r", *settled)), 1)
 
 
+def test_a_best_metric_that_cannot_tell_is_told(videos: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for name in ("left", "right"):
+        shutil.copytree(videos / name, few / name)
+    for best, told in (("top5", True), ("top1", False)):
+        screen = describe(build_run(small_config(few, tmp_path / "r", f"train.best_metric={best}")), 1)
+        assert ("note   train.best_metric=top5 is always 100 %" in screen) == told
+
+
 def test_val_videos_that_are_trained_on_are_told(videos: Path, tmp_path: Path) -> None:
     known = (videos / "train.csv").read_text().splitlines()[:2]
     shutil.copytree(videos, tmp_path / "videos")

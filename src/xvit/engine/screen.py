@@ -66,6 +66,10 @@ def find_doubts(run: Run) -> list[str]:
     if settings.warmup_epochs >= settings.epochs:
         long = f"train.warmup_epochs={settings.warmup_epochs:g} is all of train.epochs={settings.epochs}"
         found.append(f"{long}: the learning rate never gets to train.lr")
+    if settings.best_metric == "top5" and max(run.train_list.num_classes) <= 5:
+        found.append(
+            "train.best_metric=top5 is always 100 % with so few classes: the first validation is best"
+        )
     paired = {*augment.flip_labels, *augment.flip_labels.values()}
     sided = [n for names in run.train_list.classes for n in names if SIDE.search(n) and n not in paired]
     if sided and augment.flip_prob:
