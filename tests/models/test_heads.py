@@ -49,6 +49,15 @@ def test_where_nothing_tells_the_classes_all_moments_count_alike() -> None:
     MomentsHead(8, 6).standardise(constant, own)
 
 
+def test_draws_of_a_video_are_one_observation() -> None:
+    """Else what classes explain by chance, of few videos, would be taken for what they tell."""
+    values, targets = torch.randn(60, 500), F.one_hot(torch.arange(60) % 12).float()
+    repeated = explained_variance(values.repeat(4, 1), targets.repeat(4, 1), draws=4)
+    torch.testing.assert_close(repeated, explained_variance(values, targets), atol=1e-4, rtol=0)
+    assert abs(float(repeated.mean())) < 0.03
+    assert explained_variance(values.repeat(4, 1), targets.repeat(4, 1)).mean() > 0.1
+
+
 def test_explained_variance_is_the_adjusted_r2() -> None:
     values, labels = torch.randn(40, 3), torch.randint(4, (40,))
     values[:, 0] += labels

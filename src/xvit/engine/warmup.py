@@ -41,7 +41,7 @@ def fit_head_first(run: Run, stop: StopSignal, *, quiet: bool = False) -> None:
     head, generator = run.model.head, torch.Generator().manual_seed(run.config.seed)
     if isinstance(head, MomentsHead):
         targets = indicators(labels, run.model.num_classes)
-        head.standardise(features.to(device), targets.to(device))
+        head.standardise(features.to(device), targets.to(device), draws=run.config.train.head_first)
     matrices = [p for p in head.parameters() if p.ndim == 2]
     others = [p for p in head.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]

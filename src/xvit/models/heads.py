@@ -130,16 +130,17 @@ class MomentsHead(nn.Module):
         return torch.cos(math.pi * order[:, None] * time) * weight[:, None]
 
     @torch.no_grad()
-    def standardise(self, features: Tensor, targets: Tensor) -> None:
-        """Fit mean and deviation of every moment to clips (n, T, D) whose classes are 1 in targets (n, K).
+    def standardise(self, features: Tensor, targets: Tensor, *, draws: int = 1) -> None:
+        """Fit mean and deviation of every moment to features (n, T, D) whose classes are 1 in targets (n, K).
 
         From now on the mean is 0, and a moment's deviation is the share of its variance that the classes
         explain, relative to the moment of which they explain most: order counts for little where any frame
-        shows the class, and the frames' content where only order does.
+        shows the class, and the frames' content where only order does. Features wider than WIDTH deviate by
+        as much less. draws: how many of the n are of one video.
         """
         values = self._moments(features)
         deviation, mean = torch.std_mean(values, dim=0)
-        share = explained_variance(values, targets).unflatten(0, (self.moments, -1)).mean(dim=1)
+        share = explained_variance(values, targets, draws).unflatten(0, (self.moments, -1)).mean(dim=1)
         share = share / share.max() if share.max() > 0 else torch.ones_like(share)
         width = features.shape[2]
         relative = share.clamp(min=self.LEAST) * min(1.0, self.WIDTH / width)
@@ -151,19 +152,21 @@ class MomentsHead(nn.Module):
         return (matrix.to(features.dtype) @ features).flatten(1)
 
 
-def explained_variance(values: Tensor, targets: Tensor) -> Tensor:
+def explained_variance(values: Tensor, targets: Tensor, draws: int = 1) -> Tensor:
     """(D,): the share of the variance of values (n, D) that a linear model of targets (n, K) explains beyond
-    chance (R², adjusted for the number of classes); 0 where there are too few rows to tell.
+    chance (R², adjusted for the number of classes); 0 where there is too little to tell.
+
+    draws: how many rows are of one video, and so no more than one observation.
     """
     values, targets = values - values.mean(dim=0), targets - targets.mean(dim=0)
     directions, size, _ = torch.linalg.svd(targets, full_matrices=False)
     directions = directions[:, size > 1e-4 * size.max()]
-    rows, rank = directions.shape
-    if rank >= rows - 1:
+    seen, rank = len(values) // draws, directions.shape[1]
+    if rank >= seen - 1:
         return values.new_zeros(values.shape[1])
     total = values.square().sum(dim=0)
     rest = 1 - (directions.T @ values).square().sum(dim=0) / total.clamp(min=1e-12)
-    return 1 - rest * (rows - 1) / (rows - 1 - rank)
+    return 1 - rest * (seen - 1) / (seen - 1 - rank)
 
 
 def stretch(table: Tensor, length: int) -> Tensor:
