@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from xvit.engine import checkpoint
-from xvit.engine.checkpoint import find_checkpoints, load_newest, save_checkpoint
+from xvit.engine.checkpoint import (
+    find_checkpoints,
+    load_newest,
+    save_checkpoint,
+    set_aside,
+    set_damaged_aside,
+)
 from xvit.errors import XViTError
 
 
@@ -63,15 +69,29 @@ def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str)
     assert state["step"] == 2
 
 
-@pytest.mark.parametrize("keep_last", [1, 2])
-def test_a_damaged_one_of_a_later_step_takes_no_whole_ones_place(tmp_path: Path, keep_last: int) -> None:
+def test_damaged_ones_take_no_whole_ones_place(tmp_path: Path) -> None:
     for step in (27, 57, 60):
         save(tmp_path, step)
     for step in (57, 60):
         (tmp_path / "checkpoints" / f"step_000000{step}" / "state.pt").write_bytes(b"")
-    save(tmp_path, 28, keep_last=keep_last)
-    names = [path.name for path in find_checkpoints(tmp_path)]
-    assert names == ["step_00000028", "step_00000027"][:keep_last]
+    set_damaged_aside(tmp_path, 27)
+    save(tmp_path, 70, keep_last=2)
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["step_00000070", "step_00000027"]
+    assert (tmp_path / "checkpoints" / "step_00000060.damaged").is_dir()
+
+
+def test_nothing_set_aside_is_ever_deleted(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path, number)
+        with pytest.warns(UserWarning, match="begins anew"):
+            set_aside(tmp_path)
+    kept = [path.relative_to(tmp_path).parts for path in tmp_path.glob("checkpoints*/step_*")]
+    assert sorted(kept) == [
+        ("checkpoints.earlier", "step_00000000"),
+        ("checkpoints.earlier.2", "step_00000001"),
+        ("checkpoints.earlier.3", "step_00000002"),
+    ]
+    set_aside(tmp_path)  # nothing is there
 
 
 def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,9 @@ NAME = re.compile(r"step_\d{8}")
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
-    """Write `state` as the checkpoint of `step` and delete all but the newest `keep_last` up to it.
+    """Write `state` as the checkpoint of `step` and delete all but the newest `keep_last`.
 
-    A later step's is damaged, or the run would have gone on from there: it is deleted, too. Raises XViTError
-    where the disk is full or the folder cannot be written; older checkpoints stay.
+    Raises XViTError where the disk is full or the folder cannot be written; older checkpoints stay.
     """
     target = run / "checkpoints" / f"step_{step:08}"
     draft = target.with_name(target.name + UNFINISHED)
@@ -41,17 +40,15 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], *, keep_last: i
         draft.mkdir(parents=True)
         write_flushed(draft / STATE, content)
         write_flushed(draft / DIGEST, hashlib.sha256(content).hexdigest().encode())
-        shutil.rmtree(target, ignore_errors=True)  # there only when it was found damaged
+        shutil.rmtree(target, ignore_errors=True)  # of the same step, as far as it was
         os.replace(draft, target)
     except OSError as err:
         shutil.rmtree(draft, ignore_errors=True)
         raise XViTError(
             f"{target}: cannot save: {err.strerror}; the checkpoints before it are whole"
         ) from err
-    found = find_checkpoints(run)
-    newest = found.index(target)
-    for path in [*found[:newest], *found[newest + keep_last :]]:
-        shutil.rmtree(path)
+    for old in find_checkpoints(run)[keep_last:]:
+        shutil.rmtree(old)
     return target
 
 
@@ -62,7 +59,7 @@ def find_checkpoints(run: Path) -> list[Path]:
 
 
 def set_aside(run: Path) -> None:
-    """Make place for a run that begins anew: an earlier one's files go to `checkpoints.earlier`.
+    """Make place for a run that begins anew: an earlier one's files go to `checkpoints.earlier`, or `.2`, ….
 
     Beside checkpoints of later steps the new ones would not be the newest, and files in the released code's
     layout would be written over.
@@ -70,15 +67,27 @@ def set_aside(run: Path) -> None:
     ours, theirs = find_checkpoints(run), sorted((run / "checkpoints").glob("*.pyth"), reverse=True)
     if not (ours or theirs):
         return
-    shutil.rmtree(run / EARLIER, ignore_errors=True)
-    os.replace(run / "checkpoints", run / EARLIER)
-    newest = (ours or theirs)[0].name
-    hint = "" if ours else "; train.init_from=FILE (TRAIN.CHECKPOINT_FILE_PATH) begins with its weights"
+    place, number = run / EARLIER, 1
+    while place.exists():
+        number += 1
+        place = run / f"{EARLIER}.{number}"
+    os.replace(run / "checkpoints", place)
+    newest = place / (ours or theirs)[0].name
+    hint = "" if ours else f"; train.init_from={newest} (TRAIN.CHECKPOINT_FILE_PATH) begins with its weights"
     warnings.warn(
-        f"{run}: begins anew; checkpoints that were there ({newest} and earlier) are in {EARLIER} now{hint}",
+        f"{run}: begins anew; its checkpoints ({newest.name} and earlier) are in {place.name} now{hint}",
         XViTWarning,
         stacklevel=2,
     )
+
+
+def set_damaged_aside(run: Path, step: int) -> None:
+    """Checkpoints of steps after the one that the run goes on from are damaged: they are to count no more."""
+    for path in find_checkpoints(run):
+        if int(path.name.removeprefix("step_")) > step:
+            damaged = path.with_name(path.name + ".damaged")
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.replace(path, damaged)
 
 
 def load_newest(run: Path) -> dict[str, Any] | None:

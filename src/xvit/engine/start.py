@@ -10,7 +10,7 @@ from torch import Tensor
 from xvit.config import Config, load_config, write_yaml
 from xvit.config_files import flatten
 from xvit.data import Manifest, load_manifest
-from xvit.engine.checkpoint import set_aside
+from xvit.engine.checkpoint import set_aside, set_damaged_aside
 from xvit.engine.optim import freeze
 from xvit.errors import ConfigError, DatasetError, WeightsError
 from xvit.models import XViT, build_model, load_model
@@ -49,6 +49,12 @@ def make_model(config: Config, train_list: Manifest) -> XViT:
     if config.train.init_from is None and config.train.new_head:
         raise ConfigError("train.new_head replaces the classifier of train.init_from, which is not set")
     if config.train.init_from is not None:
+        checkpoints = Path(config.output, "checkpoints").resolve()
+        if Path(config.train.init_from).resolve().is_relative_to(checkpoints):
+            raise ConfigError(
+                f"train.init_from: {config.train.init_from} is where this run writes its checkpoints; "
+                "choose another output"
+            )
         warm_start(model, config.train.init_from, new_head=config.train.new_head)
     if config.train.released_every is not None:
         check_released_layout(model)
@@ -85,11 +91,12 @@ def warm_start(model: XViT, path: str, *, new_head: bool) -> None:
     wrong = sorted(own.keys() ^ source.keys())
     wrong += sorted(n for n in own.keys() & source.keys() if own[n].shape != source[n].shape)
     if wrong:
+        rest = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         hint = ""
         if not new_head and any(name.startswith("head.") for name in wrong):
             hint = "; train.new_head=true begins a new classifier, or head where the heads differ"
         named = ", ".join(f"{name} {_shape(source, name)} for {_shape(own, name)}" for name in wrong[:4])
-        raise WeightsError(path, f"does not fit the model of this run: {named}{hint}")
+        raise WeightsError(path, f"does not fit the model of this run: {named}{rest}{hint}")
     model.load_state_dict(source)
 
 
@@ -131,18 +138,17 @@ def load_lists(config: Config) -> tuple[Manifest, Manifest]:
     return train_list, val_list
 
 
-def claim(folder: Path, config: Config, *, anew: bool) -> None:
-    """Make the run's folder and write its config.yaml. Raises ConfigError where that cannot be."""
-    checkpoints, source = folder.resolve() / "checkpoints", config.train.init_from
-    if anew and source is not None and Path(source).resolve().is_relative_to(checkpoints):
-        raise ConfigError(
-            f"train.init_from: {source} is where this run would write its checkpoints; choose another output"
-        )
+def claim(folder: Path, config: Config, step: int | None) -> None:
+    """Make the run's folder, write its config.yaml, and leave the checkpoint of `step`, from which the run
+    goes on, as its newest: none where it begins anew. Raises ConfigError where that cannot be.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_yaml(config, folder / "config.yaml")
-        if anew:
+        if step is None:
             set_aside(folder)
+        else:
+            set_damaged_aside(folder, step)
     except OSError as err:
         raise ConfigError(f"output: cannot write to {folder}: {err.strerror}") from err
 

@@ -115,7 +115,7 @@ def begin(run: Run) -> Beginning:
     if state and state.get("list_sha256", run.train_list.digest) != run.train_list.digest:
         notes.append("resumed with other training videos: epochs are counted in those there are now")
     if run.is_main:
-        claim(folder, config, anew=state is None)
+        claim(folder, config, None if state is None else step)
     start_trackers(run.accelerator, config, step)
     with mendable(folder):
         log = RunLog(folder if run.is_main else None, resume_at=None if state is None else step)
@@ -220,7 +220,7 @@ def check_up(run: Run, log: RunLog, bar: ProgressLine, stop: StopSignal, step: i
         return
     run.note(metrics, step, model)
     log.write("val", step=step, epoch=(step - 1) // run.steps_per_epoch, **metrics)
-    bar.note(**{"val top-1": metrics.get("top1", math.nan)})
+    bar.note(**{"val": metrics.get("top1", math.nan)})
     run.track("val", metrics, step)
 
 
