@@ -33,9 +33,8 @@ from xvit.engine.runlog import ProgressLine, read_log
 from xvit.engine.screen import describe, expected_cost
 from xvit.engine.setup import Run, build_run
 from xvit.engine.signals import StopSignal, leaving_at_once
-from xvit.engine.start import claim
 from xvit.engine.train import train
-from xvit.errors import ConfigError, DatasetError, VideoReadError, WeightsError, XViTError
+from xvit.errors import ConfigError, DatasetError, VideoReadError, WeightsError, XViTError, XViTWarning
 from xvit.report.curves import conclude
 from xvit.types import Batch
 
@@ -317,17 +316,16 @@ def test_a_stop_in_between_costs_no_patience(videos: Path, tmp_path: Path) -> No
         assert run.worse == worse
 
 
-def test_a_terminal_of_80_columns_shows_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_a_terminal_of_80_columns_shows_all() -> None:
     bar = ProgressLine("train", 12345, done=9876)
-    bar.note(**{"val top-1": 0.875})
-    bar.step(clips=8, seconds=0.1, waiting=0.07, loss=0.693, top1=0.625, lr=7.6e-06)
+    bar.note(val=0.875)
+    bar.step(clips=1283, seconds=1.0, waiting=1.0, loss=0.0693, top1=0.625, lr=7.65e-06)
     console = Console(width=80, record=True, file=io.StringIO())
     for part in bar._bar.get_renderables():
         console.print(part)
     first, second = console.export_text().splitlines()
     assert "9877/12345" in first
-    shown = "loss 0.693  top1 0.625  lr 7.6e-06  clips/s 80  waiting 70 %  val top-1 0.875"
+    shown = "loss 0.0693  top1 0.625  lr 7.65e-06  clips/s 1283  waiting 100 %  val 0.875"
     assert second.strip() == shown
 
 
@@ -523,19 +521,24 @@ def test_files_of_the_released_code_are_not_gone_on_with_but_kept(
 def test_a_run_is_not_to_write_where_its_first_weights_are(videos: Path, tmp_path: Path) -> None:
     file = tmp_path / "r" / "checkpoints" / "checkpoint_epoch_00012.pyth"
     with pytest.raises(ConfigError, match=r"init_from: .*pyth is where .* choose another output"):
-        claim(tmp_path / "r", small_config(videos, tmp_path / "r", f"train.init_from={file}"), anew=True)
+        build_run(small_config(videos, tmp_path / "r", f"train.init_from={file}"))
 
 
-def test_a_run_without_a_whole_checkpoint_begins_anew_and_keeps_its_own(videos: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_whole_checkpoint_begins_anew_and_keeps_what_there_was(
+    videos: Path, tmp_path: Path
+) -> None:
     settings = ("train.resume=auto", "train.checkpoint_every=1")
     run = train(small_config(videos, tmp_path / "r", "train.max_steps=3", *settings), quiet=True)
     for state in run.glob("checkpoints/*/state.pt"):
-        state.write_bytes(b"")
-    with pytest.warns(UserWarning, match="step_00000003: a damaged checkpoint|none before it|begins anew"):
+        state.write_bytes(b"damaged")
+    with pytest.warns(XViTWarning, match="begins anew|damaged") as warned:
         train(small_config(videos, run, "train.max_steps=2", *settings), quiet=True)
-    state = load_newest(run)
-    assert state is not None
-    assert state["step"] == 2
+    said = [str(warning.message) for warning in warned]
+    assert any("step_00000003: a damaged checkpoint" in line for line in said)
+    assert any("step_00000001: a damaged checkpoint" in line and "none before it" in line for line in said)
+    assert any("begins anew" in line and "step_00000003 and earlier" in line for line in said)
+    assert (run / "checkpoints.earlier" / "step_00000003" / "state.pt").read_bytes() == b"damaged"
+    assert {path.name for path in run.glob("checkpoints/*")} == {"step_00000001", "step_00000002"}
 
 
 def train_until_killed(config: Config, moment: str) -> None:
@@ -699,7 +702,7 @@ def test_the_last_line_has_the_last_validation(
 ) -> None:
     run = train(small_config(videos, tmp_path / "r", "train.max_steps=1"))
     found = json.loads((run / "metrics.json").read_text())["top1"]
-    assert f"val top-1 {found:.3g}" in capsys.readouterr().err
+    assert f"val {found:.3g}" in capsys.readouterr().err
 
 
 def test_the_end_says_why_it_is_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

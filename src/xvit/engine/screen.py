@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -66,7 +67,8 @@ def find_doubts(run: Run) -> list[str]:
     if settings.warmup_epochs >= settings.epochs:
         long = f"train.warmup_epochs={settings.warmup_epochs:g} is all of train.epochs={settings.epochs}"
         found.append(f"{long}: the learning rate never gets to train.lr")
-    if settings.best_metric == "top5" and max(run.train_list.num_classes) <= 5:
+    five = math.prod(run.train_list.num_classes) <= 5 and not run.train_list.several_labels
+    if settings.best_metric == "top5" and five:
         found.append(
             "train.best_metric=top5 is always 100 % with so few classes: the first validation is best"
         )
