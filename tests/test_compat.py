@@ -177,6 +177,19 @@ def test_of_two_policies_the_first_is_taken_in_any_order(auto: bool, random: boo
         assert translated(*options)[0].data.augment.auto == found
 
 
+def test_one_policy_alone_leaves_a_files_own() -> None:
+    ours = str(ROOT / "configs" / CASES["eval_kinetics"])
+    assert translated("DATA.RANDAUGMENT", "False", config=ours)[0].data.augment.auto == "autoaugment"
+    assert translated("DATA.AUTOAUGMENT", "False", config=ours)[0].data.augment.auto == "none"
+
+
+def test_a_default_is_not_blamed(tmp_path: Path) -> None:
+    file = tmp_path / "short.yaml"
+    file.write_text("TRAIN: {BATCH_SIZE: 8}\n")
+    with pytest.raises(ConfigError, match=r"^data\.size must be positive"):
+        main(["--cfg", str(file), "data.size=-1"])
+
+
 def test_every_key_of_the_table_leads_somewhere() -> None:
     keys = set(all_keys(Config))
     for key, rule in KEYS.items():

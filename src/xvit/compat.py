@@ -76,10 +76,16 @@ def _dataset(value: Any, settings: Settings) -> Translated:
 def _auto(value: Any, settings: Settings) -> Translated:
     if value not in (True, False):
         raise ValueError
-    if settings.get("DATA.AUTOAUGMENT", False):  # of both, the first one
+    if value:
         return {"data.augment.auto": "autoaugment"}
-    if not settings.get("DATA.RANDAUGMENT", False):
-        return {"data.augment.auto": "none"}
+    return {} if settings.get("DATA.RANDAUGMENT", False) else {"data.augment.auto": "none"}
+
+
+def _randaugment(value: Any, settings: Settings) -> Translated:
+    if value not in (True, False):
+        raise ValueError
+    if not value or settings.get("DATA.AUTOAUGMENT", False):  # of both, that one
+        return {}
     # NOTE(parity): twice timm's largest magnitude; torchvision's ends at 30.
     return {"data.augment.auto": "randaugment", "data.augment.randaugment_magnitude": 30}
 
@@ -139,7 +145,7 @@ KEYS: dict[str, Rule] = {
     "DATA.PATH_LABEL_SEPARATOR": note("comma, space and tab are recognised"),
     "DATA.PATH_PREFIX": note("paths in lists start at data.root"),
     "DATA.PATH_TO_DATA_DIR": to("data.root", str),
-    "DATA.RANDAUGMENT": _auto,
+    "DATA.RANDAUGMENT": _randaugment,
     "DATA.RANDOM_FLIP": when("data.augment.flip_prob", 0.5, 0.0),
     "DATA.RAND_CROP": to("data.augment.erase_prob"),
     "DATA.REVERSE_INPUT_CHANNEL": note("frames are RGB"),
@@ -338,7 +344,7 @@ def read_settings(
         if not option.strip():  # a pasted command may have blanks in it, or end in one
             continue
         key, equals, text = option.partition("=")
-        if key.startswith("--"):
+        if key in ("--cfg", "--shard_id", "--num_shards", "--init_method"):
             raise ConfigError(f"{key} comes before the keys, as in: run_net.py {key} … KEY VALUE")
         if not equals:
             value = next(pending, None)
@@ -357,6 +363,8 @@ def read_settings(
 def name_key(problem: str, settings: Settings) -> str:
     """A problem with our configuration, with the upper-case key in front that it comes from."""
     for key, value in settings.items():
+        if key in RELEASED_DEFAULTS and value == RELEASED_DEFAULTS[key]:
+            continue
         for ours in translate({key: value})[0]:
             if re.match(rf"{re.escape(ours)}[ :.]", problem):
                 return f"{key}: {problem}"

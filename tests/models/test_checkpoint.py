@@ -17,7 +17,7 @@ from torch import Tensor
 from xvit.cli import main
 from xvit.config import ClipConfig, Mixing, load_config
 from xvit.errors import WeightsError
-from xvit.models import XViT, build_model, load_model, save_model
+from xvit.models import XViT, build_model, create_model, load_model, save_model
 from xvit.models.convert import check_released, convert_weights, inspect_weights, verify_weights
 from xvit.models.released import TEMPORAL_NAMES
 
@@ -303,3 +303,21 @@ def test_configurations_that_write_released_files_can(path: Path) -> None:
     elif path.parent.name in ("EPIC", "demo"):
         with pytest.raises(WeightsError, match="the authors' layout has no place for this model; it needs "):
             check_released(model)
+
+
+def test_a_temporal_head_of_other_heads_than_the_backbones_comes_back(tmp_path: Path) -> None:
+    model = create_model(
+        "vit_tiny_patch16_224",
+        num_classes=3,
+        num_frames=4,
+        size=32,
+        head_num_heads=12,
+        temporal_length=8,
+        spatial_resize="released",
+        backbone_args={"depth": 2},
+    ).eval()
+    save_model(model, tmp_path / "run")
+    convert_weights(tmp_path / "run", tmp_path / "theirs.pyth")
+    frames = torch.randn(1, 4, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(load_model(tmp_path / "theirs.pyth")(frames), model(frames))

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 import yaml
 from torch import Tensor
@@ -152,7 +153,8 @@ def _their_settings(model: XViT) -> str:
     heads = attention_layers(model.backbone)[0].num_heads
     settings = {
         "XVIT": {
-            "BASE_MODEL": "",
+            # Their backbone has the heads of this name, or else those of the temporal head.
+            "BASE_MODEL": config.name if config.head_num_heads not in (None, heads) else "",
             "USE_XVIT": config.attention == "mixing",
             "NUM_SEGMENTS": mixing.group or clip.num_frames,
             "SHIFT_DIV": round(2 / mixing.fraction) if mixing.fraction else 0,
@@ -162,7 +164,7 @@ def _their_settings(model: XViT) -> str:
         "TEMPORAL_HEAD": {
             "HIDDEN_DIM": model.num_features,
             "MLP_DIM": model.num_features,
-            "NUM_ATTENTION_HEADS": heads,
+            "NUM_ATTENTION_HEADS": config.head_num_heads or heads,
             "NUM_HIDDEN_LAYERS": config.head_depth,
         },
         "MODEL": {"NUM_CLASSES": sum(model.num_classes), "DROPOUT_RATE": config.dropout},
@@ -189,7 +191,8 @@ def _check_expressible(path: Path, model: XViT, state: dict[str, Tensor], origin
         "head=temporal or mean": config.head in ("temporal", "mean"),
         "head_positions=false": not config.head_positions,
         "head_init=timm": config.head_init == "timm",
-        f"head_num_heads={heads}": config.head_num_heads in (None, heads),
+        f"head_num_heads={heads}": config.head_num_heads in (None, heads)
+        or (timm.is_model(config.name) and "num_heads" not in config.backbone_args),
         "temporal_embedding=tile": config.temporal_embedding == "tile",
         "no adapters": config.adapters is None,
         "feature_blocks=1": config.feature_blocks == 1,
