@@ -158,6 +158,11 @@ def test_labels_follow_the_model_by_name(tmp_path: Path) -> None:
         load_manifest(config, "val", (("a",),))
     with pytest.raises(DatasetError, match="2 classes here, 3 in the model, which has no names for them"):
         load_manifest(config, "val", (("0", "1", "2"),))
+    touch(tmp_path / "numbered", "val/5/1.mp4", "val/7/2.mp4")
+    numbered = DataConfig(root=str(tmp_path / "numbered"))
+    assert [r.labels for r in load_manifest(numbered, "val", (("5", "6", "7"),)).records] == [(0,), (2,)]
+    with pytest.raises(DatasetError, match="2 classes here, 3 in the model"):
+        load_manifest(numbered, "val", (("0", "1", "2"),))
     write(tmp_path / "n", val_csv="p/1.mp4 0\np/2.mp4 2\n")
     with pytest.raises(DatasetError, match="3 classes here, 2 in the model"):
         load_manifest(DataConfig(root=str(tmp_path / "n")), "val", (("a", "b"),))

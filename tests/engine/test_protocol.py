@@ -214,13 +214,26 @@ def test_listed_videos_that_are_not_on_disk_are_told(run: Path, motion: Path, tm
     assert read_scores(done.folder).not_on_disk == 3
 
 
+@pytest.mark.parametrize(("highest", "told"), [(1, True), (3, False)])
+def test_few_classes_of_a_model_without_names_are_told(
+    run: Path, motion: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, highest: int, told: bool
+) -> None:
+    described = json.loads((run / "config.json").read_text())
+    described["classes"] = [[str(number) for number in range(6)]]
+    (run / "config.json").write_text(json.dumps(described))
+    one, other, *_ = motion.glob("*/val*.mp4")
+    (tmp_path / "val.csv").write_text(f"{one} 0\n{other} {highest}\n")
+    evaluate_run(run, data=str(tmp_path), overrides=ONE_BY_ONE, quiet=True)
+    said = [str(warning.message) for warning in recwarn if warning.category is XViTWarning]
+    assert any("has 6 classes without names, the labels end at 1" in line for line in said) == told
+
+
 @pytest.mark.parametrize("name", ["eval_kinetics", "eval_ssv2"])
 def test_scores_equal_the_released_codes(shared: Path, tmp_path: Path, name: str) -> None:
     folder = shared / "oracle" / name
-    with pytest.warns(XViTWarning, match="has 6 classes without names, the labels end at 3"):
-        done = evaluate_run(
-            folder / "weights.pth", data=str(folder / "data"), views="3x2", output=tmp_path, quiet=True
-        )
+    done = evaluate_run(
+        folder / "weights.pth", data=str(folder / "data"), views="3x2", output=tmp_path, quiet=True
+    )
     with np.load(folder / "scores.npz") as oracle, np.load(tmp_path / "scores.npz") as ours:
         assert ours["video_id"].tolist() == oracle["names"].tolist()
         assert ours["labels"].tolist() == oracle["labels"].tolist()

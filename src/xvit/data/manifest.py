@@ -51,6 +51,10 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+# Those whose classes are names, and their numbers no more than the places of these in the alphabet.
+ALPHABETICAL = ("kinetics", "split_folders", "class_folders")
+
+
 def load_manifest(config: DataConfig, split: str, classes: Classes | None = None) -> Manifest:
     """Read one split ("train", "val" or "test") of the dataset at `config.root`.
 
@@ -71,7 +75,7 @@ def load_manifest(config: DataConfig, split: str, classes: Classes | None = None
     if not len(found.records):
         raise DatasetError(f"{root}: the {split} split ({name}) lists no videos")
     if classes:  # weights of the authors carry no names
-        found = _renumber(found, classes, root, counted=not name.endswith("_folders"))
+        found = _renumber(found, classes, root, counted=name not in ALPHABETICAL)
     return Manifest.of(found.records, found.classes, split, name, found.missing)
 
 
@@ -89,7 +93,7 @@ def find_layout(root: Path) -> str:
 def _renumber(found: Split, classes: Classes, root: Path, *, counted: bool) -> Split:
     """Labels that count through `classes`, matched by name wherever both sides have names.
 
-    counted: whether the labels were given as numbers, which may then be a part of the model's own.
+    counted: whether numbers are what labels were given as: they may then be a part of the model's own.
     """
     records = found.records
     labels = records.labels.numpy().copy()
@@ -102,11 +106,12 @@ def _renumber(found: Split, classes: Classes, root: Path, *, counted: bool) -> S
         present = np.unique(columns[columns >= 0])
         if own == wanted:
             continue
-        if only_numbers(own) or only_numbers(wanted):
-            if len(own) > len(wanted) or not (counted or only_numbers(own) or len(own) == len(wanted)):
-                nameless = ", which has no names for them" if only_numbers(wanted) else ""
+        numbers = only_numbers(wanted)
+        if (numbers or only_numbers(own)) and (counted or not set(own) <= set(wanted)):
+            if len(own) > len(wanted) or not (counted or len(own) == len(wanted)):
+                nameless = ", which has no names for them" if numbers else ""
                 raise DatasetError(f"{root}: {len(own)} classes here, {len(wanted)} in the model{nameless}")
-            if only_numbers(wanted):  # no names to match: keep those there are
+            if numbers:  # no names to match: keep those there are
                 names[task] = own + wanted[len(own) :]
             continue
         place = {name: i for i, name in enumerate(wanted)}

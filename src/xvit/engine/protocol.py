@@ -243,12 +243,12 @@ def _clip(network: XViT | ExportedModel, config: Config, overrides: Sequence[str
 
 
 def _tell_of_few_classes(manifest: Manifest, network: XViT | ExportedModel) -> None:
-    """Labels of a model without class names are its numbers; of few of them they may be another set's."""
+    """Labels of a model without class names are its numbers; of half of them they may be another set's."""
     several_tasks = len(network.num_classes) > 1
     for task, count in enumerate(network.num_classes if manifest.records[0].labels else ()):
         columns = slice(task, task + 1) if several_tasks else slice(None)
         highest = max(label for record in manifest.records for label in record.labels[columns])
-        if highest < count - 1 and only_numbers((network.classes or _numbers(network))[task]):
+        if 0 <= highest < count // 2 and only_numbers((network.classes or _numbers(network))[task]):
             warnings.warn(
                 f"the model has {count} classes without names, the labels end at {highest}: right only "
                 "if they number the classes as the model does",
