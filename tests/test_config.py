@@ -30,7 +30,7 @@ from xvit.errors import ConfigError
             "got {'depth:2': None}",
         ),
         ("train.resume=yes", "train.resume: is no switch but one of auto, never, got True"),
-        ("train.trackers=csv", "train.trackers: should be a list such as [csv], got 'csv'"),
+        ("train.trackers=csv", "train.trackers: should be a list in brackets, got 'csv'"),
         ("model.tubelet=[0,0]", "model.tubelet: has no frame in it, got [0, 0]"),
         ("model.tubelet=[.nan,2]", "model.tubelet.0: should be a finite number, got nan"),
         ("train.lr=.inf", "train.lr: should be a finite number, got inf"),

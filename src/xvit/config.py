@@ -111,7 +111,8 @@ class ModelConfig(Section):
     def _check_backbone_args(cls, values: dict[str, Any]) -> dict[str, Any]:
         for key, value in values.items():
             if value is None:  # timm would leave it out without a word
-                raise ValueError(f"{key!r} has no value; in YAML a blank follows the colon")
+                way = "in YAML a blank follows the colon" if ":" in key else "leave it out"
+                raise ValueError(f"{key!r} has no value; {way}")
         return values
 
     @field_validator("tubelet")

@@ -32,7 +32,7 @@ def explain(err: ValidationError, config: type[BaseModel]) -> str:
         case "literal_error":
             return f"{key} must be {bound['expected']}, got {value!r}"
         case "tuple_type":
-            return f"{key}: should be a list such as [{value}], got {value!r}"
+            return f"{key}: should be a list in brackets, got {value!r}"
         case "model_type" | "dict_type" | "dataclass_type":
             return f"{key} is a section with keys of its own, got {value!r}"
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")

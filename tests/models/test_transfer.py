@@ -70,3 +70,14 @@ def test_a_new_head_is_the_classifier_or_all_of_another_kind(head: str) -> None:
     kept = {name for name in own if torch.equal(after[name], own[name])}
     fresh = {name for name in own if name.startswith("head.fc." if head == "temporal" else "head.")}
     assert kept == fresh
+
+
+def test_heads_that_read_other_things_are_not_alike_though_their_shapes_are() -> None:
+    source = model(head="moments", head_moments=1, feature_blocks=2)
+    target = model(head="moments", head_moments=2, feature_blocks=1)
+    assert source.head.fc.weight.shape == target.head.fc.weight.shape
+    assert not any(name.startswith("head.") for name in fit_weights(source, target))
+    source.head.centre.fill_(1)
+    assert torch.equal(fit_weights(source, target, new_head=True)["head.centre"], target.head.centre)
+    alike = model(head="moments", head_moments=1, feature_blocks=2)
+    assert torch.equal(fit_weights(source, alike, new_head=True)["head.centre"], source.head.centre)

@@ -38,12 +38,21 @@ def fit_weights(source: XViT, model: XViT, *, new_head: bool = False) -> dict[st
             state[name] = own[name].new_full(own[name].shape, float(name in mixes))
         elif ".adapter." in name or name == "temporal_embedding":
             state[name] = own[name]
+    alike = _head_reads(source) == _head_reads(model)
+    if not (alike or new_head):
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     if new_head:
-        alike = _head_shapes(state) == _head_shapes(own)
+        alike = alike and _head_shapes(state) == _head_shapes(own)
         fresh = "head.fc." if alike else "head."
         state = {name: tensor for name, tensor in state.items() if not name.startswith(fresh)}
         state |= {name: tensor for name, tensor in own.items() if name.startswith(fresh)}
     return state
+
+
+def _head_reads(model: XViT) -> tuple[object, ...]:
+    """What the columns of the classifier are about."""
+    config = model.config
+    return config.feature_blocks, config.head, config.head_moments if config.head == "moments" else None
 
 
 def _head_shapes(state: dict[str, Tensor]) -> dict[str, object]:
