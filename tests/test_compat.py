@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
-from xvit import compat
 from xvit.cli_original import main
-from xvit.compat import KEYS, read_settings, translate
+from xvit.compat import JOB_DEFAULTS, KEYS, translate
+from xvit.compat_settings import RELEASED_DEFAULTS, nest, read_settings
 from xvit.config import Config, load_config, make_config
 from xvit.config_errors import all_keys
 from xvit.errors import ConfigError
@@ -29,7 +29,7 @@ CASES = {"eval_kinetics": "Kinetics/xvit_B16_16x16_k600.yaml", "eval_ssv2": "SSv
 def translated(*options: str, config: str | None = None) -> tuple[Config, list[str]]:
     values, settings, given = read_settings(config, options)
     ours, notes = translate(settings)
-    compat.nest(values, ours | given)
+    nest(values, ours | given)
     return make_config(values), notes
 
 
@@ -156,7 +156,7 @@ def test_what_a_released_file_leaves_out_is_what_the_released_code_takes(tmp_pat
     assert train.clip_grad_norm is None
     assert (config.model.dropout, config.model.backbone_weights, config.eval.views) == (0.5, "timm", "3x10")
     assert (config.data.augment.auto, config.data.target_fps) == ("autoaugment", 30)
-    assert set(compat.RELEASED_DEFAULTS) <= set(KEYS)
+    assert set(RELEASED_DEFAULTS) <= set(KEYS)
     assert notes == []
     file.write_text("TRAIN: {BATCH_SIZE: 8}\nmodel: {}\n")  # some of both: ours stand for the rest
     assert translated(config=str(file))[0].train.optimizer == "adamw"
@@ -193,7 +193,7 @@ def test_a_default_is_not_blamed(tmp_path: Path) -> None:
 def test_every_key_of_the_table_leads_somewhere() -> None:
     keys = set(all_keys(Config))
     for key, rule in KEYS.items():
-        if key in compat.JOB_DEFAULTS:
+        if key in JOB_DEFAULTS:
             continue
         value = {
             "TRAIN.DATASET": "kinetics",

@@ -15,6 +15,7 @@ LAYERS = [  # top to bottom
     {"cli", "cli_original"},
     {"cli_explain", "cli_serve", "cli_stream"},
     {"cli_data", "cli_eval", "cli_export", "cli_models", "cli_predict"},
+    {"compat_settings"},
     {"compat"},
     {"demo"},
     {"export", "web"},

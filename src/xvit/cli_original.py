@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from xvit.compat import JOB_DEFAULTS, Settings, name_key, nest, read_settings, translate
+from xvit.compat import JOB_DEFAULTS, Settings, translate
+from xvit.compat_settings import name_key, nest, read_settings
 from xvit.config import Config, make_config
 from xvit.config_files import flatten
 from xvit.engine.signals import leaving_at_once
