@@ -45,8 +45,9 @@ def test_a_moment_deviates_by_what_it_says_of_the_classes() -> None:
 def test_where_nothing_tells_the_classes_all_moments_count_alike() -> None:
     features, own = torch.randn(6, 5, 8), torch.eye(6)  # every clip has a class of its own
     assert deviations(MomentsHead(8, 6), features, own) == pytest.approx([1, 1, 1], abs=1e-3)
-    constant = torch.ones(6, 5, 8)
-    MomentsHead(8, 6).standardise(constant, own)
+    head = MomentsHead(8, 6)
+    head.standardise(torch.ones(6, 5, 8), own)
+    assert head.scale.isfinite().all()
 
 
 def test_draws_of_a_video_are_one_observation() -> None:

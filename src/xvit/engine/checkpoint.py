@@ -40,7 +40,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], *, keep_last: i
         draft.mkdir(parents=True)
         write_flushed(draft / STATE, content)
         write_flushed(draft / DIGEST, hashlib.sha256(content).hexdigest().encode())
-        shutil.rmtree(target, ignore_errors=True)  # of the same step, as far as it was
+        shutil.rmtree(target, ignore_errors=True)  # what there is of the same step
         os.replace(draft, target)
     except OSError as err:
         shutil.rmtree(draft, ignore_errors=True)

@@ -75,8 +75,9 @@ def evaluate_run(
     if config.data.root is None:
         raise ConfigError(f"{path} does not say where the videos are; add --data FOLDER")
     clip = _clip(network, config, overrides)
-    manifest = load_manifest(config.data, split, classes=network.classes or _numbers(network))
-    _tell_of_few_classes(manifest, network)
+    classes = network.classes or _numbers(network)
+    manifest = load_manifest(config.data, split, classes=classes)
+    _tell_of_few_classes(manifest, classes)
     home = Path("runs", str(model)) if str(model) in FILES else path if path.is_dir() else path.parent
     folder = make_folder(output or home / "eval")
     recordings = read_groups(groups) if groups is not None else None
@@ -242,15 +243,16 @@ def _clip(network: XViT | ExportedModel, config: Config, overrides: Sequence[str
     return clip
 
 
-def _tell_of_few_classes(manifest: Manifest, network: XViT | ExportedModel) -> None:
+def _tell_of_few_classes(manifest: Manifest, classes: tuple[tuple[str, ...], ...]) -> None:
     """Labels of a model without class names are its numbers; of half of them they may be another set's."""
-    several_tasks = len(network.num_classes) > 1
-    for task, count in enumerate(network.num_classes if manifest.records[0].labels else ()):
-        columns = slice(task, task + 1) if several_tasks else slice(None)
+    for task, names in enumerate(classes if manifest.records[0].labels else ()):
+        if not only_numbers(names):
+            continue
+        columns = slice(task, task + 1) if len(classes) > 1 else slice(None)
         highest = max(label for record in manifest.records for label in record.labels[columns])
-        if 0 <= highest < count // 2 and only_numbers((network.classes or _numbers(network))[task]):
+        if 0 <= highest < len(names) // 2:
             warnings.warn(
-                f"the model has {count} classes without names, the labels end at {highest}: right only "
+                f"the model has {len(names)} classes without names, the labels end at {highest}: right only "
                 "if they number the classes as the model does",
                 XViTWarning,
                 stacklevel=3,

@@ -220,7 +220,7 @@ def check_up(run: Run, log: RunLog, bar: ProgressLine, stop: StopSignal, step: i
         return
     run.note(metrics, step, model)
     log.write("val", step=step, epoch=(step - 1) // run.steps_per_epoch, **metrics)
-    bar.note(**{"val": metrics.get("top1", math.nan)})
+    bar.note(val=metrics.get("top1", math.nan))
     run.track("val", metrics, step)
 
 

@@ -94,8 +94,8 @@ class MomentsHead(nn.Module):
     count for as much as it says about the classes.
     """
 
-    # The width of features at which the learning rates of configs/finetune/ were measured: wider ones are
-    # scaled down, so that a step of Adam moves the logits as far.
+    # The width of features that the learning rates of configs/finetune/ are for: wider ones are scaled down,
+    # so that a step of Adam moves the logits as far.
     WIDTH = 384
     # No moment is shut out for good: tuning may teach one what it does not say yet.
     LEAST = 0.05
